@@ -1,0 +1,1 @@
+"""The vocabulary every room shares: column names, schemas, predictions, folds, recipes, workloads, errors."""

@@ -1,0 +1,130 @@
+"""Ways in: what a source promises and what it hands over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+
+from nightcast.contracts.schema import PanelSchema
+
+
+@dataclass(frozen=True)
+class Note:
+    """One counted treatment of the input: nothing is repaired silently.
+
+    Attributes
+    ----------
+    code
+        Short code, `negative_water_set_missing`.
+    rows
+        Rows touched.
+    detail
+        One sentence for people.
+    """
+
+    code: str
+    rows: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Rows as the source has them, in our column names, nothing repaired without a note.
+
+    Attributes
+    ----------
+    frame
+        `unique_id (str), ds (datetime, null where it cannot be read), y, covariates, series_role, row_unparsable`.
+        Duplicates, gaps and wild values are still in it: the raw gate judges them. No row later than `as_of`,
+        except rows dated in an impossible future (after the clock), kept for the gate to name.
+    schema
+        Declared facts.
+    as_of
+        The last known time: as asked for, or found in the data.
+    origin
+        Where it came from: path or generator, without secrets.
+    plan
+        Planned values of plan covariates, if the user gave them.
+    notes
+        Counted treatments.
+    """
+
+    frame: pl.DataFrame
+    schema: PanelSchema
+    as_of: datetime
+    origin: str
+    plan: pl.DataFrame | None = None
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSheet:
+    """What a user must know of a source: `nightcast data` prints it.
+
+    Attributes
+    ----------
+    row
+        One row per what.
+    units
+        Column -> unit.
+    time_zone
+        Of the time column.
+    dirt
+        Known faults of the data, one sentence each.
+    publisher, licence
+        Whose data and on which terms.
+    url
+        Public origin to download from, or None where a person must fetch it by hand.
+    """
+
+    name: str
+    title: str
+    row: str
+    units: dict[str, str]
+    time_zone: str
+    dirt: tuple[str, ...]
+    publisher: str
+    licence: str
+    home_page: str
+    url: str | None = None
+    file_name: str | None = None
+    how_to: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+
+class Source(Protocol):
+    """A way in."""
+
+    @property
+    def sheet(self) -> DataSheet:
+        """The data sheet."""
+        ...
+
+    def read(self, *, as_of: datetime | None, data: Path | None, now: datetime) -> RawData:
+        """Read everything known at `as_of`.
+
+        Parameters
+        ----------
+        as_of
+            Last known time; None: the last time at which the panel as a whole reports (single stray dates do not
+            move it), never after `now`.
+        data
+            File, folder or glob to read instead of the declared one.
+        now
+            The clock, naive UTC; rows dated after it cannot be true.
+
+        Raises
+        ------
+        SourceError
+            If the input is missing, empty, or lacks a declared column.
+        """
+        ...

@@ -1,0 +1,195 @@
+"""A workload is a value: everything that differs between wells, markets and a user's own panel.
+
+Flows and tasks read its fields and never its name. Fields are typed by the prediction `P` they trade in, so a
+classifier cannot be put into a regression workload without the type checker objecting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol
+
+import polars as pl
+
+from nightcast.contracts.catalog import Catalog
+from nightcast.contracts.decision import Decision
+from nightcast.contracts.fold import Fold
+from nightcast.contracts.prediction import P, P_co
+from nightcast.contracts.recipe import CombinerPlan, FoldPlan, GatePlan, Preset, Recipe
+from nightcast.contracts.source import RawData, Source
+from nightcast.contracts.verdict import Verdict
+
+
+class Dataset(Protocol):
+    """What the walk-forward needs of prepared data; `PanelDataset` is the one of panels."""
+
+    @property
+    def hash(self) -> str:
+        """Content hash."""
+        ...
+
+    @property
+    def as_of(self) -> datetime:
+        """Last known time."""
+        ...
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All rows."""
+        ...
+
+    def training(self, fold: Fold) -> Any:
+        """What a model is fitted on."""
+        ...
+
+    def tests(self, fold: Fold) -> Iterator[Any]:
+        """What the fitted model predicts from."""
+        ...
+
+    def truth(self) -> pl.DataFrame:
+        """Known outcomes to score with."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write to a folder; `dataset.json` names the class that loads it again."""
+        ...
+
+
+class Model(Protocol[P_co]):
+    """A fitted or unfitted model."""
+
+    def fit(self, view: Any, *, seed: int) -> Any:
+        """Learn from a training view."""
+        ...
+
+    def predict(self, view: Any) -> P_co:
+        """Forecast from a test view; a pure function of the fitted model and the view."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write to a folder, without pickle."""
+        ...
+
+
+class Combiner(Protocol[P]):
+    """Joins members' predictions; learns from out-of-fold predictions only."""
+
+    def fit(self, oof: pl.DataFrame, plan: CombinerPlan, *, baselines: Sequence[str]) -> dict[str, Any]:
+        """Learn weights, as JSON values, from `unique_id, ds, cutoff, horizon, model, <values>, y`."""
+        ...
+
+    def apply(self, members: Mapping[str, P], weights: dict[str, Any]) -> P:
+        """Combine predictions of the same rows; a member that lacks a series leaves its weight to the others."""
+        ...
+
+
+class Calibrator(Protocol[P]):
+    """Corrects probabilities or quantiles on rows of its own."""
+
+    def fit(self, oof: pl.DataFrame) -> dict[str, Any]:
+        """Learn a correction, as JSON values, from out-of-fold ensemble predictions with `y` and `scale`."""
+        ...
+
+    def apply(self, prediction: P, scale: pl.DataFrame, table: dict[str, Any]) -> P:
+        """Correct a prediction; `scale` holds `unique_id, cutoff, scale`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The three data gates, as functions that answer with a verdict."""
+
+    raw: Callable[[RawData], Verdict]
+    features: Callable[[Any], Verdict]
+    forecasts: Callable[[pl.DataFrame, Any], Verdict]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How predictions are judged.
+
+    Attributes
+    ----------
+    loss
+        Adds the column `loss` (lower is better, comparable between series) to out-of-fold rows with `y`, `scale`.
+    league
+        League table: one row a model, columns of metrics, best first.
+    by_segment
+        Out-of-fold rows with the column `segment` added, for guards and the report.
+    """
+
+    loss: Callable[[pl.DataFrame], pl.DataFrame]
+    league: Callable[[pl.DataFrame, Sequence[str]], pl.DataFrame]
+    by_segment: Callable[[pl.DataFrame], pl.DataFrame]
+
+
+class Comparison(Protocol):
+    """The promotion gate's arithmetic."""
+
+    def __call__(
+        self,
+        challenger: pl.DataFrame,
+        champion: pl.DataFrame | None,
+        naive: pl.DataFrame,
+        plan: GatePlan,
+        *,
+        same_recipe: bool,
+        seed: int,
+    ) -> Decision:
+        """Decide from out-of-fold rows with `y`, `loss` and `segment`; the three frames share most of their keys."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workload(Generic[P]):
+    """One kind of forecast, from source to gate.
+
+    Attributes
+    ----------
+    name
+        Lower-case name; the registered model is `nightcast-<name>`.
+    prediction
+        The prediction type.
+    recipe
+        Preset -> recipe.
+    prepare
+        Accepted raw rows -> dataset with features, for one recipe. Series in quarantine are left out, masked rows
+        count as missing.
+    folds
+        Dataset -> the walk-forward's folds.
+    final
+        Dataset -> the fold that is published from.
+    scale
+        Dataset, cutoffs -> `unique_id, cutoff, scale`: each series' level at each cutoff, from known rows only.
+    fallback
+        Forecast for series that no model may forecast (quarantined, or all members failed).
+    promised
+        Raw rows -> the series that are owed a forecast, sorted, and those that are not with the reason.
+    compare
+        The promotion gate.
+    baselines
+        Labels of the naive family in the recipe.
+    """
+
+    name: str
+    title: str
+    source: Source
+    prediction: type[P]
+    catalog: Catalog[P]
+    recipe: Callable[[Preset], Recipe]
+    gates: Gates
+    prepare: Callable[[RawData, Verdict, Recipe], Any]
+    folds: Callable[[Any, FoldPlan], tuple[Fold, ...]]
+    final: Callable[[Any, FoldPlan], Fold]
+    scale: Callable[[Any, Sequence[datetime]], pl.DataFrame]
+    combiner: Combiner[P]
+    calibrator: Calibrator[P]
+    scoring: Scoring
+    fallback: Callable[[RawData, Sequence[str]], pl.DataFrame]
+    promised: Callable[[RawData], tuple[tuple[str, ...], dict[str, str]]]
+    compare: Comparison
+    baselines: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
