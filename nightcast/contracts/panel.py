@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.hashing import hash_frame, hash_json
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
+from nightcast.contracts.source import Note
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class PanelDataset:
         value is carried on, in cross-validation as in the live forecast.
     retire_after
         A series without a row in the last `retire_after` steps before a cutoff is not forecast from it.
+    notes
+        Counted fills and drops of the preparation.
     """
 
     frame: pl.DataFrame
@@ -77,6 +80,7 @@ class PanelDataset:
     as_of: datetime
     retire_after: int = 12
     plan: pl.DataFrame | None = None
+    notes: tuple[Note, ...] = ()
 
     @cached_property
     def hash(self) -> str:
@@ -169,6 +173,7 @@ class PanelDataset:
             "columns": {name: column.model_dump(mode="json") for name, column in self.columns.items()},
             "as_of": self.as_of.isoformat(),
             "retire_after": self.retire_after,
+            "notes": [asdict(note) for note in self.notes],
         }
         (folder / "dataset.json").write_text(json.dumps(facts, indent=1))
 
@@ -184,4 +189,5 @@ class PanelDataset:
             as_of=datetime.fromisoformat(facts["as_of"]),
             retire_after=facts["retire_after"],
             plan=pl.read_parquet(plan) if plan.exists() else None,
+            notes=tuple(Note(**note) for note in facts["notes"]),
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +61,34 @@ class RawData:
     plan: pl.DataFrame | None = None
     notes: tuple[Note, ...] = ()
 
+    def save(self, folder: Path) -> None:
+        """Write as Parquet and JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.frame.write_parquet(folder / "raw.parquet")
+        if self.plan is not None:
+            self.plan.write_parquet(folder / "plan.parquet")
+        facts = {
+            "schema": self.schema.model_dump(mode="json"),
+            "as_of": self.as_of.isoformat(),
+            "origin": self.origin,
+            "notes": [asdict(note) for note in self.notes],
+        }
+        (folder / "raw.json").write_text(json.dumps(facts, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> RawData:
+        """Read what `save` wrote."""
+        facts = json.loads((folder / "raw.json").read_text())
+        plan = folder / "plan.parquet"
+        return cls(
+            frame=pl.read_parquet(folder / "raw.parquet"),
+            schema=PanelSchema.model_validate(facts["schema"]),
+            as_of=datetime.fromisoformat(facts["as_of"]),
+            origin=facts["origin"],
+            plan=pl.read_parquet(plan) if plan.exists() else None,
+            notes=tuple(Note(**note) for note in facts["notes"]),
+        )
+
 
 @dataclass(frozen=True)
 class DataSheet:
@@ -96,8 +125,6 @@ class DataSheet:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        from dataclasses import asdict
-
         return asdict(self)
 
 

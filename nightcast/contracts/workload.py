@@ -116,14 +116,17 @@ class Scoring:
     loss
         Adds the column `loss` (lower is better, comparable between series) to out-of-fold rows with `y`, `scale`.
     league
-        League table: one row a model, columns of metrics, best first.
+        Out-of-fold rows, baselines, dataset -> league table: one row a model, columns of metrics, best first.
+    by_horizon
+        The same per horizon, for the report.
     by_segment
-        Out-of-fold rows with the column `segment` added, for guards and the report.
+        Out-of-fold rows and the dataset -> the rows with the column `segment`, for guards and the report.
     """
 
     loss: Callable[[pl.DataFrame], pl.DataFrame]
-    league: Callable[[pl.DataFrame, Sequence[str]], pl.DataFrame]
-    by_segment: Callable[[pl.DataFrame], pl.DataFrame]
+    league: Callable[[pl.DataFrame, Sequence[str], Any], pl.DataFrame]
+    by_horizon: Callable[[pl.DataFrame], pl.DataFrame]
+    by_segment: Callable[[pl.DataFrame, Any], pl.DataFrame]
 
 
 class Comparison(Protocol):
@@ -158,6 +161,8 @@ class Workload(Generic[P]):
     prepare
         Accepted raw rows -> dataset with features, for one recipe. Series in quarantine are left out, masked rows
         count as missing.
+    sentry
+        Raw rows, verdict, recipe -> columns whose past changes when the future does (there must be none).
     folds
         Dataset -> the walk-forward's folds.
     final
@@ -168,6 +173,9 @@ class Workload(Generic[P]):
         Forecast for series that no model may forecast (quarantined, or all members failed).
     promised
         Raw rows -> the series that are owed a forecast, sorted, and those that are not with the reason.
+    nested
+        Members' out-of-fold rows -> the ensemble's own, plain and calibrated: at each cutoff combined and corrected
+        by what was known then, as that night would have done it.
     compare
         The promotion gate.
     baselines
@@ -182,11 +190,13 @@ class Workload(Generic[P]):
     recipe: Callable[[Preset], Recipe]
     gates: Gates
     prepare: Callable[[RawData, Verdict, Recipe], Any]
+    sentry: Callable[[RawData, Verdict, Recipe], list[str]]
     folds: Callable[[Any, FoldPlan], tuple[Fold, ...]]
     final: Callable[[Any, FoldPlan], Fold]
     scale: Callable[[Any, Sequence[datetime]], pl.DataFrame]
     combiner: Combiner[P]
     calibrator: Calibrator[P]
+    nested: Callable[[pl.DataFrame, CombinerPlan, Sequence[str], Any], tuple[pl.DataFrame, pl.DataFrame]]
     scoring: Scoring
     fallback: Callable[[RawData, Sequence[str]], pl.DataFrame]
     promised: Callable[[RawData], tuple[tuple[str, ...], dict[str, str]]]

@@ -1,0 +1,109 @@
+"""Between nights: the champion forecasts from the newest rows, without training."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from flows.nightly import Stopwatch, summary
+from flows.parameters import PresetName, WorkloadName
+from nightcast.contracts.errors import RegistryError
+from nightcast.contracts.progress import Progress
+from tasks import steps
+from tasks.pages import page_artifacts, report_of, write_page
+from tasks.progress import PrefectArtifact, Several, screen
+from tasks.provenance import provenance
+from tasks.settings import get_settings
+from tasks.tracking import CHAMPION, Tracking
+from workloads.stages import counts
+
+
+@flow(name="forecast", log_prints=False)
+def forecast(
+    workload: Annotated[WorkloadName, Field(description="A shipped workload")] = WorkloadName.wells,
+    as_of: Annotated[date | datetime | None, Field(description="Last known time; empty: the data's own end")] = None,
+    data: Annotated[str | None, Field(description="File, folder or glob to read instead of the declared one")] = None,
+    workload_file: Annotated[str | None, Field(description="A workload file of your own, instead of a name")] = None,
+) -> dict[str, Any]:
+    """Forecast with the champion and publish, if there is anything new.
+
+    Raises
+    ------
+    NightcastError
+        If there is no champion, or the input or a gate stops the run.
+    """
+    return run_forecast(workload_file or workload.value, as_of=as_of.isoformat() if as_of else None, data=data)
+
+
+def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path | None = None) -> dict[str, Any]:
+    """One forecast inside a flow run."""
+    settings = get_settings(home)
+    progress: Progress = Several((screen(), PrefectArtifact()))
+    clock = Stopwatch(settings.deadline_seconds)
+    tracking = Tracking(settings)
+    progress.stage("read source")
+    with clock("read"):
+        night = steps.read_source(settings, spec, PresetName.nightly_cpu.value, "forecast", as_of, data)
+    champion = tracking.alias(night.name, CHAMPION)
+    if champion is None:
+        raise RegistryError(
+            f"nightcast-{night.name} has no champion",
+            expected="a promoted version in the registry",
+            remedy=f"`nightcast run {spec}` trains and promotes one",
+        )
+    night = steps.named_by_champion(night, champion)
+    found = steps.published(night)
+    if found is not None:
+        progress.say(f"nothing new since {found.folder}")
+        return summary(night, found, status="already published")
+    with steps.holding(night, progress) as lease:
+        progress.stage("gates and features")
+        with clock("raw gate"):
+            steps.raw_gate(night)
+        folder = tracking.bundle(champion)
+        with clock("features"):
+            steps.prepare_for_bundle(night, folder)
+        progress.stage("forecast and publish")
+        previous = steps.previous_forecast(night)
+        with clock("forecast"):
+            served = steps.forecast_all(night, str(folder), None)
+        _, retired = night.workload.promised(night.raw())
+        status = "published by the champion"
+        facts = provenance() | {
+            "registered_version": champion.number,
+            "serving_version": champion.number,
+            "mlflow_run": champion.run_id,
+            "snapshot": night.snapshot,
+            "recipe": champion.recipe_hash,
+            "source": night.raw().origin,
+        }
+        manifest = {
+            **facts,
+            "status": status,
+            "horizon": night.raw().schema.horizon,
+            "registered_model": f"nightcast-{night.name}",
+            "counts": counts(served, night.raw(), night.verdict("raw"), retired),
+            "quarantine": {k: list(v) for k, v in night.verdict("raw").quarantined.items()},
+            "decision": None,
+            "failures": [{"model": k, "reason": v} for k, v in served.failures.items()],
+        }
+        with clock("publish"):
+            publication = steps.publish(night, served, manifest, lease)
+        progress.stage("report")
+        report = report_of(
+            night,
+            served,
+            evaluation=None,
+            out=None,
+            decision=None,
+            status=status,
+            provenance=facts,
+            timings=clock.seconds,
+            previous=previous,
+        )
+        page_artifacts(night, report, write_page(night, report))
+    return summary(night, publication, status=status)

@@ -1,0 +1,23 @@
+"""Typed flow parameters: Prefect shows enumerations as drop-downs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class WorkloadName(StrEnum):
+    """A shipped workload; for a user's own, give `workload_file`."""
+
+    wells = "wells"
+    norne = "norne"
+    volve = "volve"
+    nm_eddy_wells = "nm_eddy_wells"
+    sodir_fields = "sodir_fields"
+
+
+class PresetName(StrEnum):
+    """How much work a night may be."""
+
+    ci = "ci"
+    nightly_cpu = "nightly_cpu"
+    seed = "seed"

@@ -1,0 +1,1 @@
+"""What learns: catalogs of lazy entries, one file per family, networks, ensembles."""

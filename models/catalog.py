@@ -1,0 +1,156 @@
+"""The forecasters, as a literal table; a row imports nothing until its model is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models.base import Forecaster, read_facts
+from nightcast.contracts.catalog import Capabilities, Catalog, Entry, Uses
+from nightcast.contracts.errors import RegistryError
+from nightcast.contracts.prediction import Quantiles
+from nightcast.contracts.recipe import ModelChoice
+
+_BASELINE = Capabilities(baseline=True)
+_COVARIATES: frozenset[Uses] = frozenset({"past", "plan", "static"})
+
+FORECASTERS: Catalog[Quantiles] = Catalog(
+    Quantiles,
+    (
+        Entry(
+            name="naive_last",
+            family="naive",
+            target="models.families.naive:NaiveLast",
+            summary="latest known value, carried on",
+            capabilities=_BASELINE,
+            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+        ),
+        Entry(
+            name="naive_mean3",
+            family="naive",
+            target="models.families.naive:NaiveMean3",
+            summary="mean of the latest three known values, carried on",
+            capabilities=_BASELINE,
+            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+        ),
+        Entry(
+            name="naive_seasonal",
+            family="naive",
+            target="models.families.naive:NaiveSeasonal",
+            summary="latest known value of the same season; the latest value where there is none",
+            capabilities=_BASELINE,
+            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+        ),
+        Entry(
+            name="ses",
+            family="statistical",
+            target="models.families.statistical:Ses",
+            summary="simple exponential smoothing, weight optimised per series",
+            capabilities=Capabilities(min_history=2, baseline=True),
+            presets={"ci": {"error_fits": 120}, "nightly_cpu": {}, "seed": {"max_history": 600}},
+            cheap={"max_history": 48, "error_fits": 30},
+            packages=("statsforecast",),
+        ),
+        Entry(
+            name="theta",
+            family="statistical",
+            target="models.families.statistical:Theta",
+            summary="dynamic optimised theta, seasonally adjusted where a test asks for it",
+            capabilities=Capabilities(min_history=6),
+            presets={"ci": {"error_fits": 60}, "nightly_cpu": {}, "seed": {"max_history": 600}},
+            cheap={"max_history": 48, "error_fits": 30},
+            packages=("statsforecast",),
+        ),
+        Entry(
+            name="ets",
+            family="statistical",
+            target="models.families.statistical:Ets",
+            summary="exponential smoothing in state-space form, components chosen by AICc",
+            capabilities=Capabilities(min_history=10),
+            presets={
+                "ci": {"error_fits": 60},
+                "nightly_cpu": {},
+                "seed": {"model": "AZA", "max_history": 600},
+            },
+            cheap={"max_history": 48, "error_fits": 30},
+            packages=("statsforecast",),
+        ),
+        Entry(
+            name="lightgbm_global",
+            family="boosting",
+            target="models.families.boosting:LightGBMGlobal",
+            summary="one LightGBM over all series on a scaled target, direct in the horizon, quantile objectives",
+            capabilities=Capabilities(uses=_COVARIATES),
+            presets={
+                "ci": {"levels": (0.1, 0.5, 0.9), "rounds": 60, "learning_rate": 0.1, "max_rows": 12_000},
+                "nightly_cpu": {},
+                "seed": {"rounds": 400, "learning_rate": 0.03, "max_rows": 400_000, "max_origins": 400},
+            },
+            cheap={"levels": (0.1, 0.5, 0.9), "rounds": 8, "max_origins": 24, "windows": (3, 6)},
+            packages=("lightgbm",),
+        ),
+        Entry(
+            name="nhits",
+            family="neural",
+            target="models.families.neural:Nhits",
+            summary="NHITS, one network over the windows of all series",
+            capabilities=Capabilities(uses=_COVARIATES, min_history=3),
+            presets={
+                "ci": {"max_steps": 20, "hidden": 32, "windows_batch_size": 64},
+                "nightly_cpu": {},
+                "seed": {"input_size": 48, "hidden": 64, "blocks": 2, "dropout": 0.1, "max_steps": 1000},
+            },
+            cheap={"max_steps": 4, "input_size": 12, "hidden": 8, "windows_batch_size": 16},
+            packages=("neuralforecast", "torch"),
+        ),
+        Entry(
+            name="tsmixerx",
+            family="neural",
+            target="models.families.neural:Tsmixerx",
+            summary="TSMixerx, mixing over the series of the training panel; no cold start",
+            capabilities=Capabilities(uses=_COVARIATES, cold_start=False, min_history=3),
+            presets={
+                "ci": {"max_steps": 20, "hidden": 32},
+                "nightly_cpu": {},
+                "seed": {"input_size": 48, "hidden": 64, "blocks": 2, "dropout": 0.1, "max_steps": 1000},
+            },
+            cheap={"max_steps": 4, "input_size": 12, "hidden": 8, "windows_batch_size": 8},
+            packages=("neuralforecast", "torch"),
+        ),
+    ),
+    group="nightcast.forecasters",
+)
+
+
+def make_forecaster(choice: ModelChoice) -> Forecaster:
+    """The unfitted model of a recipe's line.
+
+    Raises
+    ------
+    ConfigError
+        If the name or a parameter is unknown, or the model's packages are not installed.
+    """
+    model: Any = FORECASTERS[choice.name].load()(**choice.params)
+    return model  # type: ignore[no-any-return]
+
+
+def load_forecaster(folder: Path) -> Forecaster:
+    """The fitted model of a bundle, by the class its `model.json` names.
+
+    Only classes that the catalog lists are imported: a bundle cannot make the loader import anything else.
+
+    Raises
+    ------
+    RegistryError
+        If the bundle names another class, or is broken.
+    """
+    target = read_facts(folder)["target"]
+    entry = next((entry for entry in FORECASTERS.values() if entry.target == target), None)
+    if entry is None:
+        raise RegistryError(
+            f"the bundle {folder.name!r} names the class {target!r}",
+            expected="a class of the catalog `models.catalog.FORECASTERS`",
+            remedy="install the package that brings the model, or register a model this installation knows",
+        )
+    model: Any = entry.load().load(folder)
+    return model  # type: ignore[no-any-return]

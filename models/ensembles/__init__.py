@@ -1,0 +1,1 @@
+"""Ensembles: they learn from out-of-fold predictions only."""

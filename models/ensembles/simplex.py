@@ -1,0 +1,407 @@
+"""Weights on the simplex, per horizon, learnt from out-of-fold quantiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, LEVELS, MODEL, QUANTILES, TARGET, TIME
+from nightcast.contracts.errors import ConfigError, TrainingError
+from nightcast.contracts.frequency import Frequency
+from nightcast.contracts.prediction import KEYS, Quantiles, sort_quantiles
+from nightcast.contracts.recipe import CombinerPlan
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_SCALE: Final = "scale"
+_LEVELS: Final = np.array(LEVELS)
+_ROW: Final = "_row"
+
+
+@dataclass(frozen=True)
+class SimplexCombiner:
+    """Average the members' quantiles (Vincentization) with weights that minimise the scaled pinball loss.
+
+    Weights are learnt per horizon, then moved towards equal ones by `plan.shrinkage`, and further the fewer origins
+    there are: estimated weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). The best
+    baseline keeps at least `naive_floor`. Where the combination did worse than the best baseline on origins later than
+    those its weights came from, that baseline takes the whole weight: never worse than naive.
+
+    Attributes
+    ----------
+    naive_floor
+        Least weight of the best baseline (or the equal weight, if that is less).
+    diverged
+        A member whose loss is more than so many times the members' median gets no weight.
+    max_rows
+        Rows per horizon the weights are learnt from; more are thinned evenly.
+    judged_origins
+        Origins with learnt weights that the guard wants to see; with fewer it judges all origins, those without any
+        closed origin before them by equal weights.
+    label
+        Name of the ensemble in tables.
+    """
+
+    naive_floor: float = 0.05
+    diverged: float = 10.0
+    max_rows: int = 4000
+    judged_origins: int = 3
+    label: str = "ensemble"
+
+    def fit(self, oof: pl.DataFrame, plan: CombinerPlan, *, baselines: Sequence[str]) -> dict[str, Any]:
+        """Learn weights from all rows given.
+
+        Parameters
+        ----------
+        oof
+            `unique_id, ds, cutoff, horizon, model, q10 .. q90, y` and, if there is one, `scale`.
+        baselines
+            Labels of the naive family; those that are no member are passed over.
+
+        Returns
+        -------
+        dict
+            `members`, `weights` (horizon -> label -> weight, each horizon sums to one) and `evidence` (horizon -> rows,
+            origins, loss of combination and best baseline on later origins, whether the guard acted), as JSON values.
+        """
+        members, cubes = _cubes(oof)
+        ends = dict(oof.group_by(CUTOFF).agg(pl.col(TIME).max()).rows())
+        naive = [i for i, name in enumerate(members) if name in set(baselines)]
+        weights: dict[str, dict[str, float]] = {}
+        evidence: dict[str, dict[str, Any]] = {}
+        for horizon, cube in cubes.items():
+            _, losses, learnt = self._nested(cube, ends, plan, naive)
+            found = self._learn(cube, np.ones(len(cube.y), dtype=bool), plan, naive)
+            guard = self._judge(cube, np.ones(len(cube.y), dtype=bool), losses, learnt, naive)
+            if guard is not None and guard.worse:
+                found = _unit(len(members), guard.baseline)
+            weights[str(horizon)] = dict(zip(members, found.tolist(), strict=True))
+            evidence[str(horizon)] = {
+                "rows": len(cube.y),
+                "origins": len(cube.cutoffs),
+                "judged_origins": 0 if guard is None else guard.origins,
+                "loss": None if guard is None else guard.loss,
+                "baseline": None if guard is None else members[guard.baseline],
+                "baseline_loss": None if guard is None else guard.baseline_loss,
+                "guard": guard is not None and guard.worse,
+            }
+        return {"members": list(members), "weights": weights, "evidence": evidence}
+
+    def apply(self, members: Mapping[str, Quantiles], weights: dict[str, Any]) -> Quantiles:
+        """Combine predictions; a member that lacks a row leaves its weight to the others.
+
+        A horizon that was never learnt takes the nearest one's weights; a row that only members without weight cover
+        takes their mean. Rows that no member covers are absent.
+
+        Raises
+        ------
+        TrainingError
+            If there is no member at all.
+        """
+        if not members:
+            raise TrainingError(
+                "no member delivered a prediction to combine",
+                expected=f"at least one of {weights.get('members', [])}",
+                remedy="look at the members' own errors; the fallback chain serves the night",
+            )
+        labels = sorted(members)
+        keys = pl.concat([members[label].frame.select(KEYS) for label in labels]).unique().sort(ID, CUTOFF, HORIZON)
+        index = keys.with_row_index(_ROW)
+        learnt = {int(horizon): table for horizon, table in weights["weights"].items()}
+        rows = {label: members[label].frame.join(index, on=list(KEYS), how="left") for label in labels}
+        present = np.zeros((keys.height, len(labels)), dtype=bool)
+        for i, label in enumerate(labels):
+            present[rows[label].get_column(_ROW).to_numpy(), i] = True
+        wanted = keys.get_column(HORIZON).to_numpy()
+        share = np.zeros(present.shape)
+        for horizon in np.unique(wanted):
+            nearest = min(learnt, key=lambda seen: (abs(seen - int(horizon)), seen)) if learnt else None
+            table = learnt[nearest] if nearest is not None else {}
+            share[wanted == horizon] = [table.get(label, 0.0) for label in labels]
+        share = _renormalised(share, present)
+        combined = np.zeros((keys.height, len(QUANTILES)))
+        for i, label in enumerate(labels):
+            at = rows[label].get_column(_ROW).to_numpy()
+            combined[at] += share[at, i, None] * rows[label].select(QUANTILES).to_numpy()
+        return Quantiles.of(keys.with_columns(pl.Series(name, combined[:, i]) for i, name in enumerate(QUANTILES)))
+
+    def prequential_oof(
+        self,
+        oof: pl.DataFrame,
+        plan: CombinerPlan,
+        baselines: Sequence[str],
+        horizon_steps: int,
+        freq: Frequency,
+    ) -> pl.DataFrame:
+        """Give the ensemble's own out-of-fold rows, as each night would have combined them.
+
+        At each cutoff the weights, and the guard's verdict, come only from origins whose full horizon had closed by
+        then; while there are none the members weigh equally.
+
+        Parameters
+        ----------
+        oof
+            As in `fit`.
+        horizon_steps
+            Steps in a full horizon.
+
+        Returns
+        -------
+        polars.DataFrame
+            `unique_id, ds, cutoff, horizon, model, q10 .. q90, y, scale`, sorted by cutoff, series and horizon.
+        """
+        members, cubes = _cubes(oof)
+        naive = [i for i, name in enumerate(members) if name in set(baselines)]
+        ends = {cutoff: freq.shift(cutoff, horizon_steps) for cutoff in oof.get_column(CUTOFF).unique().to_list()}
+        parts = []
+        for cube in cubes.values():
+            tables, losses, learnt = self._nested(cube, ends, plan, naive)
+            values = np.empty((len(cube.y), len(QUANTILES)))
+            for i, cutoff in enumerate(cube.cutoffs):
+                closed = cube.closed(cutoff, ends)
+                guard = self._judge(cube, closed, losses, learnt, naive) if closed.any() else None
+                its = _unit(len(members), guard.baseline) if guard is not None and guard.worse else tables[i]
+                at = cube.origin == i
+                values[at] = _combined(cube.values[at], its)
+            part = cube.keys.with_columns(
+                pl.lit(self.label).alias(MODEL),
+                *(pl.Series(name, values[:, i]) for i, name in enumerate(QUANTILES)),
+            )
+            parts.append(sort_quantiles(part))
+        columns = [*KEYS, MODEL, *QUANTILES, TARGET, _SCALE]
+        return pl.concat(parts).select(columns).sort(CUTOFF, ID, HORIZON)
+
+    def _nested(
+        self, cube: _Cube, ends: Mapping[datetime, datetime], plan: CombinerPlan, naive: list[int]
+    ) -> tuple[list[Floats], Floats, Bools]:
+        """Per origin the weights its closed predecessors teach; per row the loss with them, and whether they taught."""
+        losses = np.empty(len(cube.y))
+        learnt = np.zeros(len(cube.y), dtype=bool)
+        tables: list[Floats] = []
+        known: tuple[bytes, Floats] | None = None
+        for i, cutoff in enumerate(cube.cutoffs):
+            closed = cube.closed(cutoff, ends)
+            if not closed.any():
+                weights = np.full(cube.values.shape[1], 1 / cube.values.shape[1])
+            elif known is not None and known[0] == closed.tobytes():
+                weights = known[1]
+            else:
+                weights = self._learn(cube, closed, plan, naive)
+                known = closed.tobytes(), weights
+            at = cube.origin == i
+            losses[at] = _loss(_combined(cube.values[at], weights), cube.y[at], cube.scale[at])
+            learnt[at] = closed.any()
+            tables.append(weights)
+        return tables, losses, learnt
+
+    def _learn(self, cube: _Cube, rows: Bools, plan: CombinerPlan, naive: list[int]) -> Floats:
+        """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor."""
+        count = cube.values.shape[1]
+        equal = np.full(count, 1 / count)
+        if plan.method == "mean":
+            return equal
+        member_loss = np.array([_mean_or_nan(cube.member_loss[rows, i]) for i in range(count)])
+        usable = np.isfinite(member_loss)
+        usable &= ~(member_loss > self.diverged * np.nanmedian(member_loss))
+        at = np.flatnonzero(rows)
+        if len(at) > self.max_rows:
+            at = at[np.linspace(0, len(at) - 1, self.max_rows).astype(int)]
+        values = cube.values[np.ix_(at, usable)]
+        covered = np.isfinite(values[..., 0]).any(axis=1)
+        values, at = values[covered], at[covered]
+        target = usable / usable.sum()
+        best = np.zeros(count)
+        best[usable] = _optimum(values, cube.y[at], cube.scale[at])
+        origins = len(np.unique(cube.origin[rows]))
+        shrinkage = plan.shrinkage + (1 - plan.shrinkage) * 2 / (2 + origins)
+        weights: Floats = (1 - shrinkage) * best + shrinkage * target
+        candidates = [i for i in naive if usable[i]]
+        if candidates:
+            anchor = min(candidates, key=lambda i: member_loss[i])
+            floor = min(self.naive_floor, 1 / usable.sum())
+            if weights[anchor] < floor:
+                weights *= (1 - floor) / (1 - weights[anchor])
+                weights[anchor] = floor
+        return np.asarray(weights / weights.sum())
+
+    def _judge(self, cube: _Cube, rows: Bools, losses: Floats, learnt: Bools, naive: list[int]) -> _Verdict | None:
+        """Hold the nested loss against the baseline that is hardest to beat on the same rows."""
+        judged = rows & learnt
+        if len(np.unique(cube.origin[judged])) < self.judged_origins:
+            judged = rows
+        verdict: _Verdict | None = None
+        for i in naive:
+            its = judged & np.isfinite(cube.member_loss[:, i])
+            if its.sum() * 2 < judged.sum() or not its.any():
+                continue
+            loss, reference = float(losses[its].mean()), float(cube.member_loss[its, i].mean())
+            found = _Verdict(i, loss, reference, len(np.unique(cube.origin[its])))
+            if verdict is None or loss - reference > verdict.loss - verdict.baseline_loss:
+                verdict = found
+        return verdict
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    baseline: int
+    loss: float
+    baseline_loss: float
+    origins: int
+
+    @property
+    def worse(self) -> bool:
+        # Rounding must not move a combination that equals the baseline.
+        return self.loss > self.baseline_loss * (1 + 1e-9) + 1e-15
+
+
+@dataclass(frozen=True)
+class _Cube:
+    """Rows of one horizon: `keys` (with y and scale), `values` (rows, members, levels), NaN where a member lacks it."""
+
+    keys: pl.DataFrame
+    values: Floats
+    y: Floats
+    scale: Floats
+    member_loss: Floats
+    cutoffs: list[datetime]
+    origin: NDArray[np.int64]
+
+    def closed(self, cutoff: datetime, ends: Mapping[datetime, datetime]) -> Bools:
+        """Rows of origins whose outcomes were all known at `cutoff`."""
+        known = np.array([ends[origin] <= cutoff for origin in self.cutoffs])
+        return np.asarray(known[self.origin], dtype=bool)
+
+
+def _cubes(oof: pl.DataFrame) -> tuple[list[str], dict[int, _Cube]]:
+    missing = [name for name in (*KEYS, MODEL, *QUANTILES, TARGET) if name not in oof.columns]
+    if missing or not oof.height:
+        raise ConfigError(
+            f"the combiner got {oof.height} out-of-fold rows, columns lacking: {missing or 'none'}",
+            expected=f"at least one row with {[*KEYS, MODEL, *QUANTILES, TARGET]}",
+            remedy="look at the walk-forward: every member failed, or no outcome is known",
+        )
+    keys = [ID, TIME, CUTOFF, HORIZON]
+    if oof.select(*keys, MODEL).is_duplicated().any():
+        twice = oof.filter(oof.select(*keys, MODEL).is_duplicated())
+        raise ConfigError(
+            f"member {twice[MODEL][0]!r} has series {twice[ID][0]!r} twice at cutoff {twice[CUTOFF][0]}",
+            expected="one out-of-fold row per member, series, cutoff and horizon",
+            remedy="give members different labels",
+        )
+    oof = _scaled(oof)
+    members: list[str] = oof.get_column(MODEL).unique().sort().to_list()
+    place = {name: i for i, name in enumerate(members)}
+    cubes = {}
+    for part in oof.sort(HORIZON).partition_by(HORIZON, maintain_order=True):
+        base = part.select(*keys, TARGET, _SCALE).unique(subset=keys, keep="first", maintain_order=True)
+        base = base.sort(CUTOFF, ID)
+        at = part.join(base.select(*keys).with_row_index(_ROW), on=keys, how="left").get_column(_ROW).to_numpy()
+        member = part.get_column(MODEL).replace_strict(place, return_dtype=pl.Int64).to_numpy()
+        values = np.full((base.height, len(members), len(QUANTILES)), np.nan)
+        values[at, member] = part.select(pl.col(QUANTILES).cast(pl.Float64)).to_numpy()
+        y = base.get_column(TARGET).cast(pl.Float64).to_numpy()
+        scale = base.get_column(_SCALE).to_numpy()
+        cutoffs: list[datetime] = base.get_column(CUTOFF).unique().sort().to_list()
+        origin = base.get_column(CUTOFF).rank("dense").cast(pl.Int64).to_numpy() - 1
+        loss = np.stack([_loss(values[:, i], y, scale) for i in range(len(members))], axis=1)
+        cubes[int(part[HORIZON][0])] = _Cube(base, values, y, scale, loss, cutoffs, origin)
+    return members, cubes
+
+
+def _scaled(oof: pl.DataFrame) -> pl.DataFrame:
+    """Make sure of a positive scale; without one given, the mean absolute actual of the series' rows."""
+    if _SCALE in oof.columns:
+        return oof.with_columns(pl.col(_SCALE).cast(pl.Float64).clip(lower_bound=1e-9))
+    level = oof.group_by(ID, maintain_order=True).agg(pl.col(TARGET).abs().mean().cast(pl.Float64).alias(_SCALE))
+    typical = level.filter(pl.col(_SCALE) > 0).get_column(_SCALE).median()
+    floor = 0.01 * typical if isinstance(typical, float) else 1.0
+    return oof.join(level.with_columns(pl.col(_SCALE).clip(lower_bound=floor)), on=ID, how="left")
+
+
+def _loss(values: Floats, y: Floats, scale: Floats) -> Floats:
+    """Mean pinball loss over levels, per row, over the scale; NaN where the values are."""
+    above = y[:, None] - values
+    return np.asarray(np.maximum(_LEVELS * above, (_LEVELS - 1) * above).mean(axis=1) / scale)
+
+
+def _mean_or_nan(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _unit(count: int, index: int) -> Floats:
+    weights = np.zeros(count)
+    weights[index] = 1.0
+    return weights
+
+
+def _renormalised(share: Floats, present: Bools) -> Floats:
+    """Weights (rows, members) over the members present in each row; equal where none of these has weight."""
+    held = np.where(present, share, 0.0)
+    total = held.sum(axis=1, keepdims=True)
+    equal = present / np.maximum(present.sum(axis=1, keepdims=True), 1)
+    return np.where(total > 1e-12, held / np.where(total > 1e-12, total, 1.0), equal)
+
+
+def _combined(values: Floats, weights: Floats) -> Floats:
+    """Weighted quantiles (rows, levels) of members (rows, members, levels) with gaps."""
+    present = np.isfinite(values[..., 0])
+    share = _renormalised(np.broadcast_to(weights, present.shape), present)
+    return np.asarray(np.einsum("rm,rmq->rq", share, np.where(present[..., None], values, 0.0)))
+
+
+def _optimum(values: Floats, y: Floats, scale: Floats) -> Floats:
+    """Minimise the mean scaled pinball loss over the simplex.
+
+    The pinball loss is smoothed, `(sqrt(u^2 + e^2) + (2 tau - 1) u) / 2`, so that a quasi-Newton method (SLSQP)
+    applies, and a small ridge towards equal weights makes the optimum unique when members agree. A gap counts as the
+    mean of the members present, which is what their renormalised equal weights would give.
+    """
+    from scipy.optimize import minimize
+
+    count = values.shape[1]
+    equal = np.full(count, 1 / count)
+    if count == 1 or not len(values):
+        return equal
+    present = np.isfinite(values[..., 0])
+    mean = _combined(values, equal)
+    filled = np.where(present[..., None], values, mean[:, None, :])
+    members = (filled / scale[:, None, None]).transpose(0, 2, 1).reshape(-1, count)
+    actual = np.repeat(y / scale, len(QUANTILES))
+    tilt = 2 * np.tile(_LEVELS, len(values)) - 1
+    start = np.abs(actual - members @ equal)
+    typical = float(start.mean())
+    if typical <= 0:
+        return equal
+    smooth = 0.02 * typical
+
+    def objective(weights: Floats) -> tuple[float, Floats]:
+        above = actual - members @ weights
+        root = np.sqrt(above**2 + smooth**2)
+        ridge = weights - equal
+        value = float((root + tilt * above).mean()) / typical + 1e-3 * float(ridge @ ridge)
+        slope = (above / root + tilt) / len(actual)
+        return value, -(members.T @ slope) / typical + 2e-3 * ridge
+
+    found = minimize(
+        objective,
+        equal,
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * count,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)},
+        options={"maxiter": 200, "ftol": 1e-9},
+    )
+    weights = np.clip(np.asarray(found.x, dtype=float), 0.0, None)
+    # A solver that stopped short is judged by what it reached, not by its flag.
+    if not np.isfinite(weights).all() or weights.sum() <= 0:
+        return equal
+    weights = weights / weights.sum()
+    return weights if objective(weights)[0] <= objective(equal)[0] else equal

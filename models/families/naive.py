@@ -1,0 +1,110 @@
+"""The naive family: last value, mean of three, same season; every other model stands beside these."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from models.base import Answer, Forecaster, Hyperparameters
+from models.grid import FloatArray, answer_frame, grid_of, last_known, level_floor, mean_of_known
+from models.residuals import ErrorQuantiles, learn_error_quantiles
+from nightcast.contracts.catalog import Capabilities
+from nightcast.contracts.frequency import Frequency
+from nightcast.contracts.panel import PanelView
+
+LEVEL_ROWS = 12
+"""Known rows whose mean absolute value is a series' level."""
+
+
+class NaiveParams(Hyperparameters):
+    """Parameters of the naive family.
+
+    Attributes
+    ----------
+    error_history
+        Latest steps of the panel that the intervals are learnt from.
+    """
+
+    error_history: int = Field(default=240, ge=2)
+
+
+class Naive(Forecaster):
+    """A naive point forecast with the panel's own scaled multi-step errors as intervals.
+
+    `_points` answers for every origin at once; errors of all past origins give the intervals, the last origin the
+    forecast.
+    """
+
+    Params = NaiveParams
+    capabilities: ClassVar[Capabilities] = Capabilities(baseline=True)
+    params: NaiveParams
+    errors: ErrorQuantiles
+
+    @abstractmethod
+    def _points(self, y: FloatArray, horizon: int) -> FloatArray:
+        """[N, T]: the forecast `horizon` steps ahead of every step; NaN before the first known value."""
+
+    def _fit(self, view: PanelView, *, seed: int) -> None:
+        y = grid_of(view, length=self.params.error_history).y
+        floor = level_floor(y)
+        level = np.maximum(mean_of_known(np.abs(y), LEVEL_ROWS), floor)
+        errors = [
+            ((y[:, h:] - self._points(y, h)[:, :-h]) / level[:, :-h]).ravel() if h < y.shape[1] else np.empty(0)
+            for h in range(1, view.schema.horizon + 1)
+        ]
+        self.errors = learn_error_quantiles(errors, floor=floor)
+
+    def _predict(self, view: PanelView) -> Answer:
+        grid = grid_of(view)
+        series = view.series
+        rows = grid.rows_of(series)
+        y = grid.y[rows]
+        level = mean_of_known(np.abs(y), LEVEL_ROWS)[:, -1]
+        point = np.stack([self._points(y, h)[:, -1] for h in range(1, self.horizon + 1)], axis=1)
+        return Answer(answer_frame(series, self.errors.around(point, level)))
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        return {"errors": self.errors.to_json()}
+
+    def _read(self, folder: Path, state: dict[str, Any]) -> None:
+        self.errors = ErrorQuantiles.from_json(state["errors"])
+
+
+class NaiveLast(Naive):
+    """The latest known value, carried on (a random walk)."""
+
+    def _points(self, y: FloatArray, horizon: int) -> FloatArray:
+        return last_known(y)
+
+
+class NaiveMean3(Naive):
+    """The mean of the latest three known values, carried on."""
+
+    def _points(self, y: FloatArray, horizon: int) -> FloatArray:
+        return mean_of_known(y, 3)
+
+
+class NaiveSeasonal(Naive):
+    """The latest known value of the same season (month of the year, day of the week, hour of the day).
+
+    Falls back to the latest known value where no earlier season is known.
+    """
+
+    def _points(self, y: FloatArray, horizon: int) -> FloatArray:
+        season = Frequency.parse(self.freq).season_length
+        steady = last_known(y)
+        # A step's seasonal value is its own, or else that of one season earlier; the loop runs over seasons.
+        seasonal = y.copy()
+        for start in range(season, y.shape[1], season):
+            block = seasonal[:, start : start + season]
+            before = seasonal[:, start - season : start - season + block.shape[1]]
+            np.copyto(block, before, where=np.isnan(block))
+        back = season * -(-horizon // season) - horizon
+        shifted = np.full(y.shape, np.nan)
+        if back < y.shape[1]:
+            shifted[:, back:] = seasonal[:, : y.shape[1] - back]
+        return np.where(np.isnan(shifted), steady, shifted)

@@ -1,0 +1,1 @@
+"""Networks and how they are trained; torch is imported inside functions only."""

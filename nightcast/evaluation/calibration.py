@@ -1,0 +1,208 @@
+"""Conformal correction of quantiles, learnt on rows of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, LEVELS, MEDIAN, MODEL, QUANTILES, TARGET
+from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.frequency import Frequency
+from nightcast.contracts.prediction import Quantiles, sort_quantiles
+from nightcast.evaluation.folds import closed_cutoffs
+from nightcast.evaluation.scores import check_columns
+
+_SCALE = "scale"
+_EFFECTIVE = "_effective_scale"
+
+
+@dataclass(frozen=True)
+class ConformalQuantiles:
+    """Shift each quantile by what out-of-fold rows say it lacks (one-sided split conformal, per level and horizon).
+
+    With `r = (y - q_tau) / scale`, the level tau moves by `scale` times the tau-quantile of `r`; of `n` exchangeable
+    residuals the k-th smallest covers the next with probability k / (n + 1), which is the position used (Vovk et al.
+    2005; Romano, Patterson & Candès 2019 for quantile forecasts). Every series-origin has the same weight. Adjacent
+    horizons are pooled until `min_rows` rows are together. The shift is shrunk to none by `min(1, n / min_rows)` and by
+    `o / (o + 1)` for `o` origins, whose series share their shocks.
+
+    Attributes
+    ----------
+    min_rows
+        Rows a group of horizons should have.
+    regime
+        Column of the out-of-fold rows and of `scale` (such as `segment`) within which residuals are first divided by
+        their typical size, so that quiet series get small shifts. None: one size for all.
+    """
+
+    min_rows: int = 60
+    regime: str | None = None
+
+    def fit(self, oof: pl.DataFrame) -> dict[str, Any]:
+        """Learn the shifts as JSON values, in units of the scale.
+
+        Parameters
+        ----------
+        oof
+            `unique_id, cutoff, horizon, q10 .. q90, y, scale` (and the regime column), one model.
+        """
+        check_columns(oof, (ID, CUTOFF, HORIZON, *QUANTILES, TARGET, _SCALE), what="out-of-fold rows")
+        factors: dict[str, float] = {}
+        if self.regime is not None:
+            check_columns(oof, (self.regime,), what="out-of-fold rows")
+            factors = _regime_factors(oof, self.regime, self.min_rows)
+        rows = self._effective(oof, factors).sort(HORIZON, ID, CUTOFF)
+        sizes = rows.group_by(HORIZON).len().sort(HORIZON).rows()
+        groups = []
+        for horizons in _pool(sizes, self.min_rows):
+            part = rows.filter(pl.col(HORIZON).is_in(horizons))
+            weight = part.select(1.0 / pl.len().over(ID, CUTOFF)).to_series().to_numpy()
+            origins = part.get_column(CUTOFF).n_unique()
+            trust = min(1.0, part.height / self.min_rows) * origins / (origins + 1)
+            values = part.select(QUANTILES).to_numpy()
+            residuals = (part.get_column(TARGET).to_numpy()[:, None] - values) / part.get_column(_EFFECTIVE).to_numpy()[
+                :, None
+            ]
+            groups.append(
+                {
+                    "horizons": horizons,
+                    "rows": part.height,
+                    "origins": origins,
+                    "trust": trust,
+                    "shift": [
+                        trust * _conformal_quantile(residuals[:, i], weight, level) for i, level in enumerate(LEVELS)
+                    ],
+                }
+            )
+        return {"method": "conformal", "regime": self.regime, "factors": factors, "groups": groups}
+
+    def apply(self, prediction: Quantiles, scale: pl.DataFrame, table: dict[str, Any]) -> Quantiles:
+        """Shift and sort; physical bounds are the caller's to restore.
+
+        Parameters
+        ----------
+        scale
+            `unique_id, cutoff, scale` (and the regime column).
+
+        Raises
+        ------
+        ConfigError
+            If a series of the prediction has no scale.
+        """
+        columns = [_SCALE, *([table["regime"]] if table["regime"] else [])]
+        check_columns(scale, (ID, CUTOFF, *columns), what="scale rows")
+        keyed = scale.select(ID, pl.col(CUTOFF).cast(pl.Datetime("us")), *columns)
+        rows = prediction.frame.join(keyed, on=[ID, CUTOFF], how="left", maintain_order="left")
+        lacking = rows.filter(pl.col(_SCALE).is_null())
+        if lacking.height:
+            raise ConfigError(
+                f"series {lacking[ID][0]!r} has no scale at {lacking[CUTOFF][0]}",
+                expected="one row of `scale` per series and cutoff of the prediction",
+                remedy="compute the scale for the prediction's own cutoffs",
+            )
+        return Quantiles.of(self._shift(rows, table))
+
+    def _shift(self, rows: pl.DataFrame, table: dict[str, Any]) -> pl.DataFrame:
+        """Move and sort the quantile columns of rows that carry their scale; the other columns stay."""
+        if not table["groups"] or not rows.height:
+            return rows
+        shift_of: dict[int, list[float]] = {h: g["shift"] for g in table["groups"] for h in g["horizons"]}
+        learnt = sorted(shift_of)
+        shifts = np.array(
+            [
+                shift_of[min(learnt, key=lambda seen: (abs(seen - horizon), seen))]
+                for horizon in rows.get_column(HORIZON).to_list()
+            ]
+        )
+        effective = self._effective(rows, table["factors"], regime=table["regime"]).get_column(_EFFECTIVE).to_numpy()
+        moved = rows.select(QUANTILES).to_numpy() + shifts * effective[:, None]
+        return sort_quantiles(rows.with_columns(pl.Series(name, moved[:, i]) for i, name in enumerate(QUANTILES)))
+
+    def _effective(self, rows: pl.DataFrame, factors: dict[str, float], regime: str | None = None) -> pl.DataFrame:
+        column = regime or self.regime
+        if column is None or not factors:
+            return rows.with_columns(pl.col(_SCALE).cast(pl.Float64).alias(_EFFECTIVE))
+        regime_of = pl.col(column).cast(pl.String).fill_null("")
+        factor = regime_of.replace_strict(factors, default=1.0, return_dtype=pl.Float64)
+        return rows.with_columns((pl.col(_SCALE) * factor).alias(_EFFECTIVE))
+
+
+def prequential(
+    oof: pl.DataFrame, *, horizon: int, freq: Frequency, calibrator: ConformalQuantiles | None = None
+) -> pl.DataFrame:
+    """Correct out-of-fold rows as each night would have: for every cutoff the table of origins closed before it.
+
+    Coverage measured on the result is honest; that of a table on its own rows is not. Cutoffs without a closed
+    origin keep their rows as they are. Columns stay; rows are sorted by model, cutoff, series and horizon.
+
+    Parameters
+    ----------
+    oof
+        `unique_id, cutoff, horizon, q10 .. q90, y, scale`, of one or more models, each corrected on its own.
+    horizon
+        Steps in a full horizon.
+    """
+    calibrator = calibrator or ConformalQuantiles()
+    keys = [name for name in (MODEL, CUTOFF, ID, HORIZON) if name in oof.columns]
+    done = []
+    for model in oof.sort(keys).partition_by(MODEL, maintain_order=True) if MODEL in oof.columns else [oof.sort(keys)]:
+        cutoffs: list[datetime] = model.get_column(CUTOFF).unique().sort().to_list()
+        learnt: tuple[tuple[datetime, ...], dict[str, Any]] | None = None
+        for cutoff in cutoffs:
+            rows = model.filter(pl.col(CUTOFF) == cutoff)
+            closed = closed_cutoffs(cutoffs, cutoff, horizon=horizon, freq=freq)
+            if closed:
+                if learnt is None or learnt[0] != closed:
+                    learnt = closed, calibrator.fit(model.filter(pl.col(CUTOFF).is_in(list(closed))))
+                rows = calibrator._shift(rows, learnt[1])
+            done.append(rows)
+    return pl.concat(done) if done else oof
+
+
+def _pool(sizes: list[tuple[int, int]], min_rows: int) -> list[list[int]]:
+    """Group adjacent horizons until each group has `min_rows` rows; what is left at the end joins the last group."""
+    groups: list[list[int]] = []
+    current: list[int] = []
+    rows = 0
+    for horizon, size in sizes:
+        current.append(int(horizon))
+        rows += size
+        if rows >= min_rows:
+            groups.append(current)
+            current, rows = [], 0
+    if current and groups:
+        groups[-1].extend(current)
+    elif current:
+        groups.append(current)
+    return groups
+
+
+def _conformal_quantile(values: NDArray[np.float64], weight: NDArray[np.float64], level: float) -> float:
+    """The weighted quantile at position `level * (n + 1)`, where `n` is the sum of the weights; clamped to the range.
+
+    With unit weights this is definition 6 of Hyndman & Fan (1996).
+    """
+    order = np.argsort(values, kind="stable")
+    its = weight[order]
+    position = (np.cumsum(its) - its / 2 + 0.5) / (its.sum() + 1)
+    return float(np.interp(level, position, values[order]))
+
+
+def _regime_factors(oof: pl.DataFrame, column: str, min_rows: int) -> dict[str, float]:
+    """Size of a regime's errors relative to all, shrunk to 1 when its rows are few."""
+    error = ((pl.col(TARGET) - pl.col(MEDIAN)) / pl.col(_SCALE)).abs()
+    overall = oof.select(error.mean()).item()
+    if not overall:
+        return {}
+    found = oof.group_by(column).agg(error.mean().alias("size"), pl.len().alias("rows")).sort(column)
+    factors = {}
+    for name, size, rows in found.rows():
+        trust = rows / (rows + min_rows)
+        # Never zero: a regime without any error so far may still have one.
+        factors[str(name)] = max(trust * size / overall + (1 - trust), 0.01)
+    return factors

@@ -1,0 +1,210 @@
+"""The catalog of feature blocks, and the one function that runs a recipe's choice of them.
+
+To add a block: one pure function `(frame, schema, **params) -> frame` that adds columns named with its prefix, and one
+line in `FEATURES`. The shared tests ask every line the same questions.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+
+from nightcast.contracts.columns import ID, TARGET, TIME, Role
+from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.recipe import FeatureChoice
+from nightcast.contracts.schema import FeatureColumn, PanelSchema
+from nightcast.contracts.source import Note
+from nightcast.features import calendar, history, injection
+
+Build = Callable[..., pl.DataFrame]
+
+
+def _nothing(frame: pl.DataFrame, schema: PanelSchema) -> tuple[Note, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class FeatureBlock:
+    """One row of the catalog.
+
+    Attributes
+    ----------
+    build
+        Adds the columns to a frame on its regular grid, sorted by series and time.
+    role
+        `past`: a row's values depend on rows at or before its time. `plan`: on its time label and plan columns alone.
+        `static`: one value a series.
+    scaled
+        Whether the columns are in the target's unit.
+    scaled_except
+        Columns of which the opposite is true.
+    prefix
+        What the columns' names start with.
+    needs
+        Columns without which the block is skipped, with a note.
+    remarks
+        Notes on how the block read this frame.
+    """
+
+    name: str
+    build: Build
+    role: Role
+    scaled: bool
+    summary: str
+    prefix: str
+    needs: tuple[str, ...] = ()
+    scaled_except: frozenset[str] = field(default_factory=frozenset)
+    remarks: Callable[[pl.DataFrame, PanelSchema], tuple[Note, ...]] = _nothing
+
+    def is_scaled(self, column: str) -> bool:
+        """Whether one of its columns is in the target's unit."""
+        return self.scaled != (column in self.scaled_except)
+
+
+def _catalog(*blocks: FeatureBlock) -> dict[str, FeatureBlock]:
+    return {block.name: block for block in blocks}
+
+
+FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
+    FeatureBlock("lags", history.lags, "past", True, "the target now and some steps back", "lag_"),
+    FeatureBlock("rolling", history.rolling, "past", True, "mean, std, min, max, median over the last steps", "roll_"),
+    FeatureBlock(
+        "trend", history.trend, "past", False, "decline: slopes of the log target, ratios of its means", "trend_"
+    ),
+    FeatureBlock("calendar", calendar.calendar, "plan", False, "month, quarter, weekday, days in the period", "cal_"),
+    FeatureBlock("fourier", calendar.fourier, "plan", False, "sine and cosine pairs of the season", "fourier_"),
+    FeatureBlock(
+        "status",
+        history.status,
+        "past",
+        False,
+        "producing or shut, since when, and the last producing rate",
+        "status_",
+        scaled_except=frozenset({"status_last_rate"}),
+    ),
+    FeatureBlock(
+        "injection",
+        injection.injection,
+        "past",
+        True,
+        "injection a producer feels: weighted by distance, delayed by diffusion",
+        "inj_",
+        needs=(injection.INJECTION,),
+        scaled_except=frozenset({"inj_to_rate"}),
+        remarks=injection.remarks,
+    ),
+    FeatureBlock(
+        "pressure",
+        history.pressure,
+        "past",
+        False,
+        "bottom-hole pressure: changes, distance to its extremes, lagged specific rate",
+        "press_",
+        needs=(history.PRESSURE,),
+        scaled_except=frozenset({"press_rate_per_bar_lag_1"}),
+    ),
+    FeatureBlock("age", calendar.age, "plan", False, "steps since the series began", "age_"),
+)
+"""All feature blocks, by the name a recipe uses."""
+
+
+def build_features(
+    frame: pl.DataFrame, schema: PanelSchema, choices: Sequence[FeatureChoice]
+) -> tuple[pl.DataFrame, dict[str, FeatureColumn], tuple[Note, ...]]:
+    """Run a recipe's feature blocks.
+
+    Parameters
+    ----------
+    frame
+        What `regular_grid` returns: target and support series; support rows stay in (`drop_support` takes them out).
+    choices
+        Blocks and parameters, run in order on the frame as given: no block sees another one's columns.
+
+    Returns
+    -------
+    tuple
+        The frame, sorted, with the new columns (Float64); new column -> role, scaling, block; notes.
+
+    Raises
+    ------
+    ConfigError
+        If a block or parameter is unknown, or two choices make the same column.
+    """
+    frame = _checked(frame, schema)
+    made: list[pl.Series] = []
+    columns: dict[str, FeatureColumn] = {}
+    notes: list[Note] = []
+    for choice in choices:
+        block = _block(choice)
+        missing = [name for name in block.needs if name not in frame.columns]
+        if missing:
+            detail = f"Feature block {block.name!r} was skipped: the data have no column {', '.join(missing)}."
+            notes.append(Note("feature_block_skipped", 0, detail))
+            continue
+        built = block.build(frame, schema, **choice.params)
+        for name in built.columns[frame.width :]:
+            if name in columns:
+                raise ConfigError(
+                    f"the feature column {name!r} is made twice (block {block.name!r})",
+                    expected="each column once",
+                    remedy="join the two choices into one, or give them parameters that do not overlap",
+                )
+            columns[name] = FeatureColumn(role=block.role, scaled=block.is_scaled(name), block=block.name)
+            made.append(built.get_column(name).cast(pl.Float64))
+        notes += block.remarks(frame, schema)
+    return frame.with_columns(made), columns, tuple(notes)
+
+
+def covariate_columns(schema: PanelSchema) -> dict[str, FeatureColumn]:
+    """The declared covariates as input columns, beside those that `build_features` makes."""
+    return {name: FeatureColumn(role=role) for name, role in schema.covariates.items()}
+
+
+def _block(choice: FeatureChoice) -> FeatureBlock:
+    block = FEATURES.get(choice.name)
+    if block is None:
+        raise ConfigError(
+            f"unknown feature block {choice.name!r}",
+            expected=f"one of {', '.join(FEATURES)}",
+            remedy="correct `features` in the workload file or recipe; docs/features.md explains each",
+        )
+    known = list(inspect.signature(block.build).parameters)[2:]
+    unknown = sorted(set(choice.params) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"feature block {choice.name!r} has no parameter {unknown[0]!r}",
+            expected=f"some of {', '.join(known)}" if known else "no parameters",
+            remedy="correct `features` in the workload file or recipe; docs/features.md lists the parameters",
+        )
+    return block
+
+
+def _checked(frame: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
+    missing = [name for name in (ID, TIME, TARGET) if name not in frame.columns]
+    if missing:
+        raise ConfigError(
+            f"the frame for features lacks {missing}",
+            expected=f"{ID}, {TIME} and {TARGET}",
+            remedy="build features on what `regular_grid` returns",
+        )
+    taken = [name for name in frame.columns if any(name.startswith(block.prefix) for block in FEATURES.values())]
+    if taken:
+        raise ConfigError(
+            f"the input column {taken[0]!r} has a name that feature blocks use",
+            expected=f"names that do not start with {', '.join(block.prefix for block in FEATURES.values())}",
+            remedy="rename the covariate in the source",
+        )
+    frame = frame.sort(ID, TIME)
+    step = pl.col(TIME).shift(1).over(ID)
+    off = frame.filter(schema.freq.shift_expr(TIME, 0) != step.dt.offset_by(schema.freq.every()))
+    if off.height:
+        raise ConfigError(
+            f"series {off[ID][0]!r} is not {schema.freq.word} apart at {off[TIME][0]}",
+            expected=f"one row for each step of {schema.freq.alias}",
+            remedy="pass the rows through `regular_grid` first",
+        )
+    return frame

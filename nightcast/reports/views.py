@@ -1,0 +1,59 @@
+"""What the page shows of a prediction type: the parts that depend on what a forecast row holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nightcast.reports.plot import Key, Plot
+from nightcast.reports.table import Table
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart with its heading.
+
+    Attributes
+    ----------
+    name
+        Fragment of the page it is found at.
+    badge
+        A short word beside the title, `fallback`.
+    note
+        One line under the title.
+    """
+
+    name: str
+    title: str
+    plot: Plot
+    badge: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Pictures and tables of one prediction type.
+
+    Attributes
+    ----------
+    forecasts
+        One picture a series, the most important series first.
+    uncharted
+        Series that are in the table alone.
+    series
+        One row for every promised series.
+    changes, changes_words
+        What moved since the forecast before.
+    """
+
+    forecasts: tuple[Picture, ...]
+    forecast_legend: tuple[Key, ...]
+    uncharted: int
+    series: Table
+    hindcasts: tuple[Picture, ...]
+    hindcast_legend: tuple[Key, ...]
+    calibration: tuple[Picture, ...]
+    calibration_words: tuple[str, ...]
+    calibration_table: Table
+    changes: Table
+    changes_words: tuple[str, ...]
+    reading: str

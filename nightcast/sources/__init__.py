@@ -1,0 +1,1 @@
+"""Ways in: files a user describes in YAML, the public field data sets, and the field generator."""

@@ -1,0 +1,1 @@
+"""Thin Prefect wrappers, settings, tracking, and the served model's entry file."""

@@ -1,0 +1,206 @@
+import json
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import binom, norm
+
+from nightcast.contracts.columns import LEVELS, QUANTILES
+from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.frequency import Frequency
+from nightcast.contracts.prediction import Quantiles
+from nightcast.evaluation.calibration import ConformalQuantiles, prequential
+
+DAYS = Frequency.parse("D")
+START = datetime(2023, 1, 1)
+
+
+def rows(
+    seed: int,
+    *,
+    origins: int = 40,
+    series: int = 25,
+    horizons: int = 2,
+    stated: float = 1.0,
+    true: float = 1.0,
+    offset: float = 0.0,
+) -> pl.DataFrame:
+    """Forecasts that state a normal of deviation `stated * scale` around 100 * scale; truth has `true`, `offset`."""
+    rng = np.random.default_rng(seed)
+    keys = [
+        (f"s{s}", DAYS.shift(START, o + h), DAYS.shift(START, o), h)
+        for o in range(origins)
+        for s in range(series)
+        for h in range(1, horizons + 1)
+    ]
+    scale = np.array([1.0 + int(key[0][1:]) for key in keys])
+    levels = norm.ppf(LEVELS)
+    frame = pl.DataFrame(keys, schema=["unique_id", "ds", "cutoff", "horizon"], orient="row")
+    return frame.with_columns(
+        *(pl.Series(name, scale * (100 + stated * levels[i])) for i, name in enumerate(QUANTILES)),
+        y=pl.Series(scale * (100 + offset + true * rng.normal(size=len(keys)))),
+        scale=pl.Series(scale),
+    )
+
+
+def split(frame: pl.DataFrame) -> tuple[Quantiles, pl.DataFrame]:
+    return Quantiles.of(frame), frame.select("unique_id", "cutoff", "scale").unique()
+
+
+def share_below(prediction: Quantiles, frame: pl.DataFrame) -> list[float]:
+    joined = prediction.frame.join(
+        frame.select("unique_id", "cutoff", "horizon", "y"), on=["unique_id", "cutoff", "horizon"]
+    )
+    return [float((joined["y"] <= joined[name]).mean()) for name in QUANTILES]
+
+
+@pytest.mark.parametrize(("stated", "offset"), [(0.3, 0.0), (3.0, 0.0), (1.0, 0.8), (0.5, -1.2)])
+def test_levels_hold_what_they_say_after_calibration_on_exchangeable_rows(stated: float, offset: float):
+    table = ConformalQuantiles().fit(rows(1, origins=200, stated=stated, offset=offset))
+    fresh = rows(2, stated=stated, offset=offset)
+
+    below = share_below(ConformalQuantiles().apply(*split(fresh), table), fresh)
+
+    for level, share in zip(LEVELS, below, strict=True):
+        low, high = binom.interval(0.9999, fresh.height, level)
+        # Learning from 10 000 rows and trusting 200 origins by 200/201 moves the level by less than 0.02.
+        assert low / fresh.height - 0.02 <= share <= high / fresh.height + 0.02, level
+
+
+def test_forecasts_that_are_already_calibrated_hardly_move():
+    table = ConformalQuantiles().fit(rows(3, origins=100))
+
+    assert np.abs([group["shift"] for group in table["groups"]]).max() < 0.12
+
+
+def test_the_table_survives_json():
+    table = ConformalQuantiles().fit(rows(4, stated=0.5))
+    fresh = rows(5, stated=0.5, origins=2)
+
+    direct = ConformalQuantiles().apply(*split(fresh), table)
+    through_json = ConformalQuantiles().apply(*split(fresh), json.loads(json.dumps(table)))
+
+    assert direct.frame.equals(through_json.frame)
+
+
+def test_adjacent_horizons_are_pooled_until_enough_rows_are_together():
+    oof = rows(6, origins=4, series=10, horizons=5)
+
+    groups = ConformalQuantiles(min_rows=60).fit(oof)["groups"]
+
+    assert [group["horizons"] for group in groups] == [[1, 2], [3, 4, 5]]
+    assert [group["rows"] for group in groups] == [80, 120]
+
+
+def test_few_rows_and_few_origins_earn_little_trust():
+    many = ConformalQuantiles().fit(rows(7, origins=99, series=2, horizons=1))["groups"][0]["trust"]
+    few_rows = ConformalQuantiles().fit(rows(7, origins=3, series=5, horizons=1))["groups"][0]["trust"]
+    one_origin = ConformalQuantiles().fit(rows(7, origins=1, series=100, horizons=1))["groups"][0]["trust"]
+
+    assert many == pytest.approx(0.99)
+    assert few_rows == pytest.approx(15 / 60 * 3 / 4)
+    assert one_origin == pytest.approx(0.5)
+
+
+def test_without_rows_nothing_is_corrected():
+    fresh = rows(8, origins=1)
+    table = ConformalQuantiles().fit(fresh.clear())
+
+    assert ConformalQuantiles().apply(*split(fresh), table).frame.equals(Quantiles.of(fresh).frame)
+
+
+def test_a_horizon_never_seen_takes_the_nearest_groups_shift():
+    table = ConformalQuantiles().fit(rows(9, stated=0.3, horizons=2))
+    fresh = rows(10, stated=0.3, horizons=4, origins=1)
+
+    moved = (
+        ConformalQuantiles()
+        .apply(*split(fresh), table)
+        .frame.join(
+            fresh.select("unique_id", "cutoff", "horizon", "scale", before="q90"), on=["unique_id", "cutoff", "horizon"]
+        )
+    )
+    per_horizon = dict(
+        moved.group_by("horizon").agg(((pl.col("q90") - pl.col("before")) / pl.col("scale")).mean()).rows()
+    )
+
+    assert per_horizon[3] == per_horizon[4] == pytest.approx(per_horizon[2])
+    assert per_horizon[1] != per_horizon[2]
+
+
+def test_every_series_origin_weighs_the_same_when_horizons_are_pooled():
+    one = rows(11, origins=20, series=2, horizons=1)
+    tripled = pl.concat([one.with_columns(horizon=pl.lit(h)) for h in (1, 2, 3)])
+
+    alone = ConformalQuantiles(min_rows=1).fit(one)["groups"]
+    pooled = ConformalQuantiles(min_rows=120).fit(tripled)["groups"]
+
+    assert len(pooled) == 1
+    assert pooled[0]["shift"] == pytest.approx(alone[0]["shift"], abs=0.1)
+
+
+def test_a_regime_with_small_errors_gets_small_shifts():
+    loud = rows(12, stated=0.1, true=2.0).with_columns(segment=pl.lit("steady"))
+    quiet = rows(13, stated=0.1, true=0.02).with_columns(segment=pl.lit("shut_in"))
+    calibrator = ConformalQuantiles(regime="segment")
+
+    table = calibrator.fit(pl.concat([loud, quiet]))
+
+    def widening(frame: pl.DataFrame) -> float:
+        scale = frame.select("unique_id", "cutoff", "scale", "segment").unique()
+        after = calibrator.apply(Quantiles.of(frame), scale, table).frame
+        return float((after["q90"] - after["q10"]).mean() - (frame["q90"] - frame["q10"]).mean())
+
+    assert abs(widening(quiet)) < 0.1 * widening(loud)
+
+
+def test_a_series_without_a_scale_is_refused_by_name():
+    fresh = rows(14, origins=1)
+    prediction, scale = split(fresh)
+
+    with pytest.raises(ConfigError, match="series 's7' has no scale"):
+        ConformalQuantiles().apply(
+            prediction, scale.filter(pl.col("unique_id") != "s7"), ConformalQuantiles().fit(fresh)
+        )
+
+
+def test_prequential_calibration_uses_closed_origins_only():
+    oof = rows(15, origins=12, horizons=3, stated=0.3)
+    at = DAYS.shift(START, 8)
+    # Outcomes of origins still open at `at` are scrambled: rows of `at` must not move.
+    opened = pl.col("cutoff") > DAYS.shift(at, -3)
+    scrambled = oof.with_columns(y=pl.when(opened).then(pl.col("y") * 5 - 1000).otherwise("y"))
+
+    first, second = (prequential(frame, horizon=3, freq=DAYS) for frame in (oof, scrambled))
+
+    keep = pl.col("cutoff") <= at
+    assert first.filter(keep).drop("y").equals(second.filter(keep).drop("y"))
+    assert not first.filter(~keep).drop("y").equals(second.filter(~keep).drop("y"))
+
+
+def test_the_first_origins_are_left_alone_and_later_ones_are_mended():
+    oof = rows(16, origins=30, horizons=3, stated=0.3)
+
+    after = prequential(oof, horizon=3, freq=DAYS)
+
+    def coverage(frame: pl.DataFrame) -> float:
+        return float(frame["y"].is_between(frame["q10"], frame["q90"]).mean())
+
+    early = pl.col("cutoff") < DAYS.shift(START, 3)
+    order = ["cutoff", "unique_id", "horizon"]
+    assert after.filter(early).equals(oof.filter(early).sort(order))
+    assert after.columns == oof.columns
+    assert after.height == oof.height
+    assert coverage(oof) < 0.4
+    assert 0.72 < coverage(after.filter(pl.col("cutoff") >= DAYS.shift(START, 8))) < 0.85
+
+
+def test_several_models_are_calibrated_each_on_its_own():
+    narrow = rows(17, stated=0.3, origins=10).with_columns(model=pl.lit("narrow"))
+    wide = rows(17, stated=3.0, origins=10).with_columns(model=pl.lit("wide"))
+
+    both = prequential(pl.concat([narrow, wide]), horizon=2, freq=DAYS)
+
+    assert both.filter(model="narrow").equals(prequential(narrow, horizon=2, freq=DAYS))
+    assert both.filter(model="wide").equals(prequential(wide, horizon=2, freq=DAYS))

@@ -1,0 +1,1 @@
+"""Composition: source, suites, features, models, splitter, metrics, combiner and gate, as one value."""

@@ -1,0 +1,329 @@
+"""The panel family: from a workload file to a workload value.
+
+Everything a panel of series needs is here: which gates, features and models by default, how accepted rows become a
+dataset, who is owed a forecast. A user's own panel needs a YAML file and no code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from nightcast.features.catalog import FEATURES, build_features, drop_support
+from nightcast.features.sentry import future_leaks
+
+from models.catalog import FORECASTERS
+from models.ensembles.simplex import SimplexCombiner
+from nightcast.contracts.columns import (
+    ID,
+    ROLE_TARGET,
+    ROW_UNPARSABLE,
+    SERIES_ROLE,
+    TARGET,
+    TIME,
+)
+from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.panel import PanelDataset
+from nightcast.contracts.prediction import Quantiles
+from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, ModelChoice, Preset, Recipe
+from nightcast.contracts.schema import FeatureColumn, PanelSchema
+from nightcast.contracts.source import Note, RawData
+from nightcast.contracts.verdict import Verdict
+from nightcast.contracts.workload import Gates, Scoring, Workload
+from nightcast.evaluation.calibration import ConformalQuantiles, prequential
+from nightcast.evaluation.comparison import compare
+from nightcast.evaluation.fallback import panel_fallback
+from nightcast.evaluation.folds import final_fold, panel_folds
+from nightcast.evaluation.league import by_horizon, league, panel_loss, segments, series_scale
+from nightcast.features.grid import regular_grid
+from nightcast.sources.catalog import open_source
+from nightcast.sources.spec import WorkloadFile
+
+MODELS: Mapping[Preset, tuple[str, ...]] = {
+    "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "lightgbm_global"),
+    "nightly_cpu": (
+        "naive_last",
+        "naive_mean3",
+        "naive_seasonal",
+        "ses",
+        "theta",
+        "ets",
+        "lightgbm_global",
+        "tsmixerx",
+        "nhits",
+    ),
+    "seed": (
+        "naive_last",
+        "naive_mean3",
+        "naive_seasonal",
+        "ses",
+        "theta",
+        "ets",
+        "lightgbm_global",
+        "tsmixerx",
+        "nhits",
+    ),
+}
+FOLDS: Mapping[Preset, FoldPlan] = {
+    "ci": FoldPlan(cutoffs=4, refits=1),
+    "nightly_cpu": FoldPlan(cutoffs=12, refits=3),
+    "seed": FoldPlan(cutoffs=24, refits=8),
+}
+LIMITS: Mapping[Preset, LimitPlan] = {
+    "ci": LimitPlan(seconds=120, memory_gib=4),
+    "nightly_cpu": LimitPlan(seconds=600, memory_gib=6),
+    "seed": LimitPlan(seconds=7200, memory_gib=16),
+}
+DEFAULT_FEATURES = ("lags", "rolling", "trend", "calendar", "fourier", "status", "injection", "pressure", "age")
+
+
+def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
+    """Compose the workload a file describes.
+
+    Parameters
+    ----------
+    spec
+        The checked file.
+    base
+        Folder that relative paths in it start from.
+
+    Raises
+    ------
+    ConfigError
+        If it names an unknown model, feature or source.
+    """
+    if spec.kind != "panel":
+        raise ConfigError(
+            f"workload {spec.name!r} is of kind {spec.kind!r}",
+            expected="kind: panel; this version runs panels only",
+            remedy="describe the data as a panel: columns id, time, target; freq; horizon",
+        )
+    for name in spec.models or ():
+        FORECASTERS[name]
+    features = _feature_choices(spec.features)
+    source = open_source(spec, base)
+
+    def recipe(preset: Preset) -> Recipe:
+        names = tuple(spec.models) if spec.models else MODELS[preset]
+        return Recipe(
+            horizon=spec.horizon,
+            features=features,
+            models=tuple(_model_choice(name, preset) for name in names),
+            folds=FOLDS[preset].model_copy(update=dict(spec.folds)),
+            limits=LIMITS[preset],
+            **spec.recipe,
+        )
+
+    def prepare(raw: RawData, verdict: Verdict, recipe: Recipe) -> PanelDataset:
+        rows, notes = accepted_rows(raw, verdict)
+        dataset = dataset_from_rows(rows, raw.schema, recipe.features, raw.as_of, spec.retire_after, raw.plan)
+        return replace(dataset, notes=notes + dataset.notes)
+
+    def nested(
+        oof: pl.DataFrame, plan: CombinerPlan, baselines: Sequence[str], dataset: PanelDataset
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        horizon, freq = dataset.schema.horizon, dataset.schema.freq
+        joined = SimplexCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
+        return joined, prequential(joined, horizon=horizon, freq=freq)
+
+    def sentry(raw: RawData, verdict: Verdict, recipe: Recipe) -> list[str]:
+        rows, _ = accepted_rows(raw, verdict)
+        return leak_sentry(rows, raw, recipe, spec.retire_after)
+
+    return Workload(
+        name=spec.name,
+        title=spec.title or spec.name,
+        source=source,
+        prediction=Quantiles,
+        catalog=FORECASTERS,
+        recipe=recipe,
+        gates=_gates(spec),
+        prepare=prepare,
+        sentry=sentry,
+        folds=panel_folds,
+        final=final_fold,
+        scale=series_scale,
+        combiner=SimplexCombiner(),
+        calibrator=ConformalQuantiles(),
+        nested=nested,
+        scoring=Scoring(
+            loss=panel_loss,
+            league=lambda oof, baselines, dataset: league(oof, baselines, history=dataset.truth()),
+            by_horizon=by_horizon,
+            by_segment=lambda rows, dataset: segments(rows, history=dataset.truth()),
+        ),
+        fallback=lambda raw, series: panel_fallback(raw.frame, raw.schema, raw.as_of, series),
+        promised=lambda raw: promised(raw, spec.retire_after),
+        compare=compare,
+        baselines=tuple(
+            name for name in (spec.models or MODELS["nightly_cpu"]) if FORECASTERS[name].capabilities.baseline
+        ),
+        facts={"unit": spec.unit, "lower": spec.lower, "prepare": "workloads.panel:dataset_from_request"},
+    )
+
+
+def _model_choice(name: str, preset: Preset) -> ModelChoice:
+    return FORECASTERS.choose(name, preset)
+
+
+def _feature_choices(asked: Any) -> tuple[FeatureChoice, ...]:
+    if asked is None:
+        asked = {name: {} for name in DEFAULT_FEATURES}
+    if not isinstance(asked, Mapping):
+        asked = {name: {} for name in asked}
+    for name in asked:
+        if name not in FEATURES:
+            raise ConfigError(
+                f"unknown feature block {name!r}",
+                expected=f"any of {', '.join(FEATURES)}",
+                remedy="correct `features` in the workload file",
+            )
+    return tuple(FeatureChoice(name=name, params=dict(params or {})) for name, params in asked.items())
+
+
+def _gates(spec: WorkloadFile) -> Gates:
+    def raw(data: RawData) -> Verdict:
+        from expectations.panel import RawThresholds, raw_gate
+
+        return raw_gate(data, budget=spec.gates.budget, thresholds=RawThresholds(**spec.gates.raw))
+
+    def features(dataset: PanelDataset) -> Verdict:
+        from expectations.panel import feature_gate
+
+        return feature_gate(dataset, budget=spec.gates.budget)
+
+    def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:
+        from expectations.panel import forecast_gate
+
+        return forecast_gate(frame, **context)
+
+    return Gates(raw=raw, features=features, forecasts=forecasts)
+
+
+def accepted_rows(raw: RawData, verdict: Verdict) -> tuple[pl.DataFrame, tuple[Note, ...]]:
+    """Rows of the series that passed the raw gate; masked values become missing, each kind counted."""
+    frame = raw.frame.filter(~pl.col(ID).is_in(list(verdict.quarantined)) & pl.col(TIME).is_not_null())
+    frame = frame.filter(pl.col(TIME) <= raw.as_of)
+    notes: list[Note] = []
+    wrong = ~pl.col(TARGET).is_finite()
+    if raw.schema.lower is not None:
+        wrong = wrong | (pl.col(TARGET) < raw.schema.lower)
+    masked = frame.filter(wrong.fill_null(False)).height
+    if masked:
+        notes.append(Note("masked_values", masked, f"{masked} values below the physical bound count as missing"))
+        frame = frame.with_columns(pl.when(wrong.fill_null(False)).then(None).otherwise(pl.col(TARGET)).alias(TARGET))
+    unique = frame.unique([ID, TIME], keep="first", maintain_order=True)
+    if unique.height < frame.height:
+        repeated = frame.height - unique.height
+        notes.append(
+            Note("support_duplicates_dropped", repeated, f"{repeated} repeated rows of support series dropped")
+        )
+    return unique.sort(ID, TIME), tuple(notes)
+
+
+def dataset_from_rows(
+    rows: pl.DataFrame,
+    schema: PanelSchema,
+    features: Sequence[FeatureChoice],
+    as_of: datetime,
+    retire_after: int,
+    plan: pl.DataFrame | None = None,
+) -> PanelDataset:
+    """Accepted rows on a regular grid, with features; support series are seen by features and then left out."""
+    grid, filled = regular_grid(rows.drop(ROW_UNPARSABLE, strict=False), schema, as_of=as_of, retire_after=retire_after)
+    frame, columns, skipped = build_features(grid, schema, features)
+    inputs = {name: FeatureColumn(role=role) for name, role in schema.covariates.items()} | columns
+    frame = drop_support(frame).select(ID, TIME, TARGET, *inputs).sort(ID, TIME)
+    return PanelDataset(frame, schema, inputs, as_of, retire_after, plan, filled + skipped)
+
+
+def dataset_from_request(rows: pl.DataFrame, facts: Mapping[str, Any]) -> tuple[PanelDataset, pl.DataFrame]:
+    """A served request's rows as a dataset, cut at their last time, and each series' scale there.
+
+    Parameters
+    ----------
+    rows
+        `unique_id, ds, y` and covariates; missing covariates count as unknown. `series_role` is optional.
+    facts
+        The bundle's dataset facts: schema, features, retire_after.
+    """
+    schema = PanelSchema.model_validate(facts["schema"])
+    features = [FeatureChoice.model_validate(choice) for choice in facts["features"]]
+    missing = [name for name in (ID, TIME, TARGET) if name not in rows.columns]
+    if missing:
+        raise ConfigError(
+            f"the input lacks {missing}",
+            expected=f"columns {ID}, {TIME}, {TARGET} and, where known, {list(schema.covariates)}",
+            remedy="send whole histories in long form, one row per series and time",
+        )
+    rows = rows.with_columns(
+        pl.col(ID).cast(pl.String), pl.col(TIME).cast(pl.Datetime("us")), pl.col(TARGET).cast(pl.Float64)
+    ).with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in schema.covariates if name not in rows.columns)
+    if SERIES_ROLE not in rows.columns:
+        rows = rows.with_columns(pl.lit(ROLE_TARGET).alias(SERIES_ROLE))
+    as_of = rows.get_column(TIME).max()
+    if not isinstance(as_of, datetime):
+        raise ConfigError(
+            "the input has no row with a time",
+            expected="at least one row per series",
+            remedy="send whole histories in long form, one row per series and time",
+        )
+    dataset = dataset_from_rows(
+        rows.select(ID, TIME, TARGET, *schema.covariates, SERIES_ROLE).unique([ID, TIME], keep="first").sort(ID, TIME),
+        schema,
+        features,
+        as_of,
+        facts["retire_after"],
+    )
+    return dataset, series_scale(dataset, [as_of])
+
+
+SENTRY_SERIES = 24
+
+
+def leak_sentry(rows: pl.DataFrame, raw: RawData, recipe: Recipe, retire_after: int) -> list[str]:
+    """Columns whose past changes when the future is scrambled, on the largest series and all supporting ones."""
+    largest = (
+        rows.filter(pl.col(SERIES_ROLE) == ROLE_TARGET)
+        .group_by(ID)
+        .agg(pl.len().alias("rows"))
+        .sort("rows", ID, descending=[True, False])
+        .head(SENTRY_SERIES)
+        .get_column(ID)
+    )
+    part = rows.filter(pl.col(ID).is_in(largest.implode()) | (pl.col(SERIES_ROLE) != ROLE_TARGET))
+    grid, _ = regular_grid(part.drop(ROW_UNPARSABLE), raw.schema, as_of=raw.as_of, retire_after=retire_after)
+
+    def build(frame: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
+        return build_features(frame, schema, recipe.features)[0]
+
+    cutoff = raw.schema.freq.shift(raw.as_of, -raw.schema.horizon)
+    return future_leaks(build, grid, raw.schema, cutoff, recipe.seed)
+
+
+def promised(raw: RawData, retire_after: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Series that are owed a forecast, and the retired ones with the reason.
+
+    A series is retired when its last known value lies more than `retire_after` steps before the as-of date. One
+    that never had a known value is owed a (fallback) forecast while it has rows: something is wrong with it.
+    """
+    oldest = raw.schema.freq.shift(raw.as_of, -retire_after)
+    known = pl.col(TIME).filter(pl.col(TARGET).is_not_null())
+    seen = (
+        raw.frame.filter(pl.col(SERIES_ROLE) == ROLE_TARGET)
+        .group_by(ID)
+        .agg(known.max().alias("known"), pl.col(TIME).max().alias("row"))
+        .with_columns(pl.coalesce("known", "row").alias("last"))
+        .sort(ID)
+    )
+    alive = seen.filter(pl.col("last").is_null() | (pl.col("last") >= oldest))
+    retired = seen.filter(pl.col("last") < oldest)
+    reasons = {
+        series: f"last value {last:%Y-%m-%d}, more than {retire_after} steps before {raw.as_of:%Y-%m-%d}"
+        for series, last in retired.select(ID, "last").iter_rows()
+    }
+    return tuple(alive.get_column(ID).to_list()), reasons

@@ -1,0 +1,329 @@
+"""The stages of a night as plain functions, the same for every workload; Prefect tasks only call them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from models.ensembles.bundle import Bundle, write_bundle
+from nightcast.contracts.columns import (
+    CUTOFF,
+    FALLBACK_REASON,
+    HORIZON,
+    ID,
+    MODEL,
+    MODEL_USED,
+    NIGHT_ID,
+    ROLE_TARGET,
+    SERIES_ROLE,
+    TARGET,
+    TIME,
+)
+from nightcast.contracts.decision import Decision
+from nightcast.contracts.hashing import hash_frame, hash_json
+from nightcast.contracts.recipe import Recipe
+from nightcast.contracts.source import RawData
+from nightcast.contracts.verdict import Verdict
+from nightcast.contracts.workload import Workload
+from nightcast.evaluation.walk_forward import Outcome, score_rows
+
+ENSEMBLE = "ensemble"
+SIMPLE = "simple_ensemble"
+
+
+def snapshot_hash(raw: RawData) -> str:
+    """The content hash of everything a night reads: rows, schema, plan."""
+    return hash_json(
+        {
+            "frame": hash_frame(raw.frame.sort(raw.frame.columns)),
+            "plan": None if raw.plan is None else hash_frame(raw.plan.sort(raw.plan.columns)),
+            "schema": raw.schema.model_dump(mode="json"),
+        }
+    )
+
+
+def night_id(workload: str, as_of: datetime, snapshot: str, recipe: str) -> str:
+    """The night's name, derived from its inputs alone: the same night has the same id on any machine."""
+    return hash_json({"workload": workload, "as_of": as_of.isoformat(), "snapshot": snapshot, "recipe": recipe})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the walk-forward taught.
+
+    Attributes
+    ----------
+    members
+        Out-of-fold rows of every member and the ensemble, with `model`, `y`, `scale`.
+    ensemble
+        The ensemble's own out-of-fold rows, calibrated by earlier origins only, with `y`, `scale`, `loss`,
+        `segment`.
+    weights, calibration
+        Learned on all out-of-fold rows; what the bundle uses.
+    league
+        One row a model, the ensemble among them.
+    naive
+        The best baseline's out-of-fold rows, with `loss` and `segment`.
+    """
+
+    members: pl.DataFrame
+    ensemble: pl.DataFrame
+    naive: pl.DataFrame
+    league: pl.DataFrame
+    weights: dict[str, Any]
+    calibration: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write as Parquet and JSON."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("members", "ensemble", "naive", "league"):
+            getattr(self, name).write_parquet(folder / f"{name}.parquet")
+        (folder / "weights.json").write_text(json.dumps(self.weights))
+        (folder / "calibration.json").write_text(json.dumps(self.calibration))
+
+    @classmethod
+    def load(cls, folder: Path) -> Evaluation:
+        """Read what `save` wrote."""
+        frames = {
+            name: pl.read_parquet(folder / f"{name}.parquet") for name in ("members", "ensemble", "naive", "league")
+        }
+        weights = json.loads((folder / "weights.json").read_text())
+        calibration = json.loads((folder / "calibration.json").read_text())
+        return cls(**frames, weights=weights, calibration=calibration)
+
+
+def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome) -> Evaluation:
+    """From out-of-fold predictions to weights, calibration, the ensemble's honest scores and the league table."""
+    members = score_rows(out.out_of_fold(), dataset, workload)
+    labels = [choice.label for choice in recipe.models]
+    baselines = [choice.label for choice in recipe.models if workload.catalog[choice.name].capabilities.baseline]
+    weights = workload.combiner.fit(members, recipe.combiner, baselines=baselines)
+    joined, corrected = workload.nested(members, recipe.combiner, baselines, dataset)
+    calibration = workload.calibrator.fit(joined)
+    ensemble = corrected.with_columns(pl.lit(ENSEMBLE).alias(MODEL))
+    ensemble = _bounded(ensemble, workload)
+    everything = pl.concat([members, ensemble.select(members.columns)])
+    league = workload.scoring.league(everything, baselines, dataset)
+    judged = judge(everything, dataset, workload)
+    ranked = [name for name in league.get_column(MODEL).to_list() if name in baselines]
+    best = ranked[0] if ranked else labels[0]
+    return Evaluation(
+        members=everything,
+        ensemble=judged.filter(pl.col(MODEL) == ENSEMBLE),
+        naive=judged.filter(pl.col(MODEL) == best),
+        league=league,
+        weights=weights,
+        calibration=calibration,
+    )
+
+
+def _bounded(frame: pl.DataFrame, workload: Workload[Any]) -> pl.DataFrame:
+    lower = workload.facts.get("lower")
+    if lower is None:
+        return frame
+    return frame.with_columns(pl.col(name).clip(lower_bound=lower) for name in workload.prediction.value_columns())
+
+
+def judge(rows: pl.DataFrame, dataset: Any, workload: Workload[Any]) -> pl.DataFrame:
+    """Out-of-fold rows with `loss` and `segment`."""
+    return workload.scoring.by_segment(workload.scoring.loss(rows), dataset)
+
+
+def bundle_facts(
+    workload: Workload[Any], recipe: Recipe, evaluation: Evaluation, dataset: Any, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything `bundle.json` holds beside its members."""
+    return {
+        "workload": workload.name,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_hash": recipe.hash,
+        "combiner": class_path(workload.combiner),
+        "calibrator": class_path(workload.calibrator),
+        "weights": evaluation.weights,
+        "calibration": evaluation.calibration,
+        "lower": workload.facts.get("lower"),
+        "prepare": workload.facts["prepare"],
+        "dataset": {
+            "schema": dataset.schema.model_dump(mode="json"),
+            "features": [choice.model_dump(mode="json") for choice in recipe.features],
+            "retire_after": dataset.retire_after,
+        },
+        "provenance": dict(provenance),
+    }
+
+
+def class_path(value: object) -> str:
+    """`module:Class` of an object."""
+    return f"{type(value).__module__}:{type(value).__qualname__}"
+
+
+def make_bundle(
+    folder: Path,
+    workload: Workload[Any],
+    recipe: Recipe,
+    evaluation: Evaluation,
+    dataset: Any,
+    out: Outcome,
+    provenance: Mapping[str, Any],
+) -> Bundle:
+    """Write the night's bundle from the final fits and load it back through its own checks."""
+    targets = {choice.label: workload.catalog[choice.name].target for choice in recipe.models}
+    members = {label: (targets[label], path) for label, path in out.final_models().items()}
+    write_bundle(folder, facts=bundle_facts(workload, recipe, evaluation, dataset, provenance), members=members)
+    return Bundle.load(folder)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A complete forecast: every promised series, each row labelled.
+
+    Attributes
+    ----------
+    frame
+        `unique_id, ds, cutoff, horizon, <values>, model_used, fallback_reason, night_id`.
+    failures
+        Member -> why it could not forecast.
+    """
+
+    frame: pl.DataFrame
+    failures: dict[str, str]
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """Series served by a fallback -> why."""
+        rows = self.frame.filter(pl.col(FALLBACK_REASON).is_not_null()).unique(ID).sort(ID)
+        return dict(rows.select(ID, FALLBACK_REASON).iter_rows())
+
+
+def serve(
+    workload: Workload[Any],
+    raw: RawData,
+    verdict: Verdict,
+    night: str,
+    *,
+    bundle: Bundle | None,
+    dataset: Any | None,
+    reason: str | None = None,
+) -> Served:
+    """Forecast every promised series by the chain: ensemble, simple ensemble, the workload's fallback.
+
+    Parameters
+    ----------
+    bundle, dataset
+        The fitted ensemble and tonight's prepared data; None if training or preparation died.
+    reason
+        Why there is no bundle, for the label.
+    """
+    series, _ = workload.promised(raw)
+    values = workload.prediction.value_columns()
+    served: list[pl.DataFrame] = []
+    failures: dict[str, str] = {}
+    covered: set[str] = set()
+    if bundle is not None and dataset is not None:
+        view = dataset.view(dataset.as_of)
+        scale = workload.scale(dataset, [dataset.as_of])
+        predictions, failures = bundle.predict_members(view)
+        if predictions:
+            label, note = ENSEMBLE, None
+            try:
+                joined = bundle.join(predictions, failures, scale)
+            except Exception as error:  # noqa: BLE001  # the next link of the chain takes over, labelled
+                label, note = SIMPLE, f"ensemble failed: {type(error).__name__}: {error}"
+                joined = simple_ensemble(workload, predictions)
+            frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
+            served.append(
+                frame.with_columns(
+                    pl.lit(label).alias(MODEL_USED), pl.lit(note, dtype=pl.String).alias(FALLBACK_REASON)
+                )
+            )
+            covered = set(frame.get_column(ID))
+    rest = [name for name in series if name not in covered]
+    if rest:
+        because = {
+            name: "quarantined: " + ", ".join(verdict.quarantined[name])
+            if name in verdict.quarantined
+            else (reason or "no model could forecast it")
+            for name in rest
+        }
+        frame = workload.fallback(raw, rest).with_columns(
+            pl.col(ID).replace_strict(because, return_dtype=pl.String).alias(FALLBACK_REASON)
+        )
+        served.append(frame)
+    columns = [ID, TIME, CUTOFF, HORIZON, *values, MODEL_USED, FALLBACK_REASON]
+    out = pl.concat([frame.select(columns) for frame in served]).sort(ID, TIME)
+    return Served(out.with_columns(pl.lit(night).alias(NIGHT_ID)), failures)
+
+
+def simple_ensemble(workload: Workload[Any], predictions: Mapping[str, Any]) -> Any:
+    """The plain mean of the members' values: the second link of the chain, with nothing learned in it."""
+    values = workload.prediction.value_columns()
+    stacked = pl.concat([prediction.frame for prediction in predictions.values()])
+    mean = stacked.group_by(ID, TIME, CUTOFF, HORIZON).agg(pl.col(name).mean() for name in values)
+    return workload.prediction.of(mean)
+
+
+def replace_failed(workload: Workload[Any], raw: RawData, served: Served, verdict: Verdict) -> Served:
+    """Give the fallback to the series whose forecast did not pass the forecast gate."""
+    failed = verdict.quarantined
+    if not failed:
+        return served
+    because = {name: "forecast gate: " + ", ".join(reasons) for name, reasons in failed.items()}
+    names = sorted(failed)
+    frame = workload.fallback(raw, names).with_columns(
+        pl.col(ID).replace_strict(because, return_dtype=pl.String).alias(FALLBACK_REASON),
+        pl.lit(served.frame.get_column(NIGHT_ID)[0]).alias(NIGHT_ID),
+    )
+    kept = served.frame.filter(~pl.col(ID).is_in(names))
+    return Served(pl.concat([kept, frame.select(kept.columns)]).sort(ID, TIME), served.failures)
+
+
+def decide(
+    workload: Workload[Any],
+    recipe: Recipe,
+    challenger: Evaluation,
+    champion: pl.DataFrame | None,
+    champion_recipe: str | None,
+) -> Decision:
+    """The promotion gate."""
+    return workload.compare(
+        challenger.ensemble,
+        champion,
+        challenger.naive,
+        recipe.gate,
+        same_recipe=champion_recipe == recipe.hash,
+        seed=recipe.seed,
+    )
+
+
+def counts(served: Served, raw: RawData, verdict: Verdict, retired: Mapping[str, str]) -> dict[str, int]:
+    """What the manifest counts."""
+    targets = raw.frame.filter(pl.col(SERIES_ROLE) == ROLE_TARGET)
+    return {
+        "series_in_source": targets.get_column(ID).n_unique(),
+        "series_promised": served.frame.get_column(ID).n_unique(),
+        "series_by_fallback": len(served.fallbacks),
+        "series_quarantined": len(verdict.quarantined),
+        "series_retired": len(retired),
+        "rows_read": raw.frame.height,
+        "rows_masked": verdict.masked_rows,
+        "rows_published": served.frame.height,
+    }
+
+
+def history_of(raw: RawData, series: Sequence[str]) -> pl.DataFrame:
+    """Known values of some series, for gates and pictures."""
+    return (
+        raw.frame.filter(
+            pl.col(ID).is_in(list(series)) & pl.col(TARGET).is_finite().fill_null(False) & pl.col(TIME).is_not_null()
+        )
+        .filter(pl.col(TIME) <= raw.as_of)
+        .unique([ID, TIME], keep="first", maintain_order=True)
+        .select(ID, TIME, TARGET)
+        .sort(ID, TIME)
+    )
