@@ -4,7 +4,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Twice quiet: errors are shown, notes about the configuration of pip are not.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 # What `make demo` runs; `make demo PRESET=nightly_cpu` trains the models of a real night.
 WORKLOAD ?= wells
@@ -52,7 +53,7 @@ doctor: $(VENV)/installed ## what is wrong with this installation, if anything
 	$(BIN)/nightcast doctor $(ARGS)
 
 docs: $(VENV)/installed-dev ## the documentation as a site (site/)
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/installed-dev ## the benchmarks, one after the other
 	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file"; done

@@ -9,9 +9,9 @@ wheels=$(mktemp -d)
 trap 'rm -rf "$wheels"' EXIT
 
 "${PYTHON:-python3}" -m venv "$target"
-pip=("$target/bin/python" -m pip --quiet)
+pip=("$target/bin/python" -m pip --quiet --quiet)
 "${pip[@]}" install --upgrade "pip>=25.1"
 "${pip[@]}" wheel --no-deps --wheel-dir "$wheels" "$source"
 wheel=$(echo "$wheels"/nightcast-*.whl)
 "${pip[@]}" install --constraint "$source/constraints.txt" "${wheel}[postgres]"
-"${pip[@]}" check
+"$target/bin/python" -m pip check

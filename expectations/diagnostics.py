@@ -74,14 +74,22 @@ def table_facts(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def covariate_facts(raw: RawData) -> pl.DataFrame:
-    """One row per covariate: how much of it is missing in the rows of target series."""
-    rows = _with_defaults(raw.frame).filter("is_target")
-    names = list(raw.schema.covariates)
-    nulls = [rows.get_column(name).null_count() + _nans(rows.get_column(name)) for name in names]
-    return pl.DataFrame(
-        {"covariate": names, "nulls": nulls, "of": [rows.height] * len(names)},
-        schema={"covariate": pl.String, "nulls": pl.Int64, "of": pl.Int64},
-    ).with_columns((pl.col("nulls") / pl.max_horizontal("of", 1)).alias("null_share"))
+    """One row per covariate: how much of it is missing, in target or support series, whichever report it better.
+
+    So an injection rate that only injectors have is not called missing.
+    """
+    rows = _with_defaults(raw.frame)
+    facts = []
+    for name in raw.schema.covariates:
+        best = (0, 0)
+        for part in (rows.filter("is_target"), rows.filter(~pl.col("is_target"))):
+            nulls = part.get_column(name).null_count() + _nans(part.get_column(name))
+            if part.height and (not best[1] or nulls * best[1] < best[0] * part.height):
+                best = (nulls, part.height)
+        facts.append((name, *best))
+    schema = {"covariate": pl.String, "nulls": pl.Int64, "of": pl.Int64}
+    frame = pl.DataFrame(facts, schema=schema, orient="row")
+    return frame.with_columns((pl.col("nulls") / pl.max_horizontal("of", 1)).alias("null_share"))
 
 
 def _with_defaults(frame: pl.DataFrame) -> pl.DataFrame:

@@ -324,7 +324,7 @@ def raw_series_suite(thresholds: RawThresholds) -> gx.ExpectationSuite:
 
 
 def covariates_suite(thresholds: RawThresholds) -> gx.ExpectationSuite:
-    """What each covariate must satisfy over all target series (one row per covariate)."""
+    """What each covariate must satisfy over all series (one row per covariate)."""
     expect = load_gx().expectations
     return suite(
         "covariates",
@@ -335,7 +335,7 @@ def covariates_suite(thresholds: RawThresholds) -> gx.ExpectationSuite:
                 **because(
                     "covariate_missing",
                     "warn",
-                    "covariate '{covariate}' is missing in {nulls} of {of} rows of target series",
+                    "covariate '{covariate}' is missing in {nulls} of {of} rows",
                     rows="nulls",
                 ),
             ),

@@ -154,7 +154,7 @@ def run(
         when = parse_as_of(as_of)
         named = {"workload": WorkloadName(spec)} if spec in WORKLOADS else {"workload_file": spec}
         _started(settings)
-        answer = nightly(**named, preset=PresetName(preset), as_of=when, data=_absolute(data))
+        answer: Any = nightly(**named, preset=PresetName(preset), as_of=when, data=_absolute(data))
     _finish(answer)
 
 
@@ -177,7 +177,7 @@ def forecast(
 
         spec = _spec(workload)
         named = {"workload": WorkloadName(spec)} if spec in WORKLOADS else {"workload_file": spec}
-        answer = flow(**named, as_of=parse_as_of(as_of), data=_absolute(data))
+        answer: Any = flow(**named, as_of=parse_as_of(as_of), data=_absolute(data))
     _finish(answer)
 
 
@@ -330,9 +330,7 @@ def validate(
         )
         verdict = value.gates.raw(raw)
         if docs is not None:
-            from expectations.docs import write_data_docs
-
-            typer.echo(f"Data Docs: {write_data_docs(docs, raw)}", err=True)
+            typer.echo(f"Data Docs: {value.gates.docs(raw, docs)}", err=True)
     if State.json:
         notes = [vars(note) for note in raw.notes]
         typer.echo(json.dumps({"as_of": raw.as_of.isoformat(), **verdict.to_json(), "notes": notes}, indent=1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import locale
 import os
 import platform
@@ -175,9 +174,7 @@ def _machine(settings: Settings) -> Iterator[Check]:
         place = place.parent
     free = shutil.disk_usage(place).free / 2**30
     ok = free >= _MIN_DISK_GIB
-    remedy = (
-        "" if ok else f"free {_MIN_DISK_GIB:.0f} GiB, or move the home (NIGHTCAST_HOME); `nightcast clean` may help"
-    )
+    remedy = "" if ok else f"free {_MIN_DISK_GIB:.0f} GiB (cache and work in the home can go), or set NIGHTCAST_HOME"
     yield Check("disk", ok, f"{free:.1f} GiB free at {place}", remedy)
 
 
@@ -386,8 +383,3 @@ def _publication(settings: Settings) -> Iterator[Check]:
             True,
             f"as of {manifest['as_of']}, revision {manifest['revision']}, {forecast.height} rows; hashes agree",
         )
-
-
-def to_json(checks: list[Check]) -> str:
-    """The findings as JSON, for monitoring."""
-    return json.dumps([{"name": c.name, "ok": c.ok, "found": c.found, "remedy": c.remedy} for c in checks], indent=2)

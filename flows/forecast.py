@@ -14,6 +14,7 @@ from flows.parameters import PresetName, WorkloadName
 from nightcast.contracts.errors import RegistryError
 from nightcast.contracts.progress import Progress
 from tasks import steps
+from tasks.orchestrator import quiet_libraries
 from tasks.pages import page_artifacts, report_of, write_page
 from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
@@ -41,6 +42,7 @@ def forecast(
 
 def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path | None = None) -> dict[str, Any]:
     """One forecast inside a flow run."""
+    quiet_libraries()
     settings = get_settings(home)
     progress: Progress = Several((screen(), PrefectArtifact()))
     clock = Stopwatch(settings.deadline_seconds)
@@ -76,6 +78,8 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
         facts = provenance() | {
             "registered_version": champion.number,
             "serving_version": champion.number,
+            "champion_version": champion.number,
+            "champion_as_of": champion.as_of,
             "mlflow_run": champion.run_id,
             "snapshot": night.snapshot,
             "recipe": champion.recipe_hash,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from nightcast.evaluation.walk_forward import Outcome, describe, outcome
 from nightcast.publishing import Lease, Publication
 from tasks import steps
 from tasks.night import Mode, Night
+from tasks.orchestrator import quiet_libraries
 from tasks.pages import page_artifacts, page_to_tracking, report_of, report_path, write_page
 from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
@@ -64,6 +65,7 @@ def run_night(
     home: Path | None = None,
 ) -> dict[str, Any]:
     """One night inside a flow run; `backfill` calls it once a date."""
+    quiet_libraries()
     settings = get_settings(home)
     progress: Progress = Several((screen(), PrefectArtifact()))
     clock = Stopwatch(settings.deadline_seconds)
@@ -99,6 +101,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         try:
             with clock("models x folds"):
                 trained.out = fit_all(units, settings, progress, clock.deadline)
+            steps.keep_finals(night, trained.out)
             progress.stage("combine, calibrate, compare")
             with clock("combine"):
                 trained.evaluation = steps.combine(night, trained.out)
@@ -116,15 +119,17 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         previous = steps.previous_forecast(night)
         with clock("forecast"):
             served = steps.forecast_all(night, folder, trained.reason)
-        series, retired = workload.promised(night.raw())
+        owed, retired = workload.promised(night.raw())
         status = "published"
         if served.fallbacks:
-            status = f"published, {len(served.fallbacks)} of {len(series)} series by fallback"
+            status = f"published, {len(served.fallbacks)} of {len(owed)} series by fallback"
         if trained.reason is not None:
             status = f"published without tonight's training ({trained.reason})"
         facts = provenance() | {
             "registered_version": version.number if version else "none",
             "serving_version": serving.number if serving else "none",
+            "champion_version": serving.number if serving else "none",
+            "champion_as_of": serving.as_of if serving else "",
             "mlflow_run": run_id or "none",
             "snapshot": night.snapshot,
             "recipe": night.recipe_hash,
@@ -243,11 +248,11 @@ def _describe_run(tracking: Tracking, run_id: str, night: Night) -> None:
 def fit_all(units: list[Any], settings: Settings, progress: Progress, deadline: float | None) -> Outcome:
     """One task run a unit, as many at a time as there are worker processes."""
     progress.stage("models x folds", len(units))
-    with ThreadPoolTaskRunner(max_workers=max(1, settings.processes)) as runner:
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=max(1, settings.processes))
+    answers = []
+    with runner:
         futures = [runner.submit(steps.fit, {"unit": u, "settings": settings, "deadline": deadline}) for u in units]
-        answers = []
-        for future in futures:
-            wait([future])
+        for future in as_completed(list[PrefectFuture[Any]](futures)):
             answer = future.result()
             progress.step(describe(answer))
             answers.append(answer)

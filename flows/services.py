@@ -29,7 +29,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from nightcast.contracts.errors import ConfigError, NightcastError
-from nightcast.contracts.progress import Progress, Silent
+from nightcast.contracts.progress import Progress
+from tasks.progress import screen
 from tasks.settings import get_settings
 
 POOL: Final = "nightcast"
@@ -96,6 +97,8 @@ def up(
         Address to listen on; neither service asks for a password, so keep it on loopback or behind a proxy that does.
     deploy
         Deploy the schedules of prefect.yaml.
+    progress
+        Who hears of it; None: the screen.
     mlflow_uri
         MLflow's database; None: as set (`NIGHTCAST_MLFLOW_URI`), else SQLite in `home`. With an http address no MLflow
         server is started here.
@@ -107,7 +110,7 @@ def up(
     NightcastError
         If a service does not start, or ends by itself.
     """
-    heard = progress or Silent()
+    heard = progress or screen()
     with (
         _stopping_on_signals(),
         contextlib.suppress(_StopRequested),
@@ -167,7 +170,7 @@ def running_services(
         mlflow_uri=mlflow_uri,
         prefect_file=prefect_file,
         environment=environment,
-        progress=progress or Silent(),
+        progress=progress or screen(),
     ) as (services, _):
         yield services
 
@@ -204,7 +207,7 @@ def deployments_file() -> Path:
     raise ConfigError(
         f"no prefect.yaml at {places[0]} or {places[1]}",
         expected="the file that the package ships",
-        remedy="install nightcast again, or start with `--no-deploy`",
+        remedy="install nightcast again",
     )
 
 
@@ -324,7 +327,8 @@ def _running(
 
         progress.stage("starting services", 4 if deploy else 3)
         server = ["-m", "prefect", "server", "start", "--host", host, "--port", str(prefect_port), "--analytics-off"]
-        start("prefect", server, base)
+        # Told nothing, the page looks for its API on port 4200, whatever the server's port is.
+        start("prefect", server, {**base, "PREFECT_SERVER_UI_API_URL": api})
         if not remote_mlflow:
             # One worker, no job consumers: 0.6 GB instead of 2.7. The database address may hold a password, so it
             # goes in by environment and does not show in the process list.

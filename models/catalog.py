@@ -46,7 +46,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             family="statistical",
             target="models.families.statistical:Ses",
             summary="simple exponential smoothing, weight optimised per series",
-            capabilities=Capabilities(min_history=2, baseline=True),
+            capabilities=_BASELINE,
             presets={"ci": {"error_fits": 120}, "nightly_cpu": {}, "seed": {"max_history": 600}},
             cheap={"max_history": 48, "error_fits": 30},
             packages=("statsforecast",),
@@ -97,7 +97,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             capabilities=Capabilities(uses=_COVARIATES, min_history=3),
             presets={
                 "ci": {"max_steps": 20, "hidden": 32, "windows_batch_size": 64},
-                "nightly_cpu": {},
+                "nightly_cpu": {"hidden": 256},
                 "seed": {"input_size": 48, "hidden": 64, "blocks": 2, "dropout": 0.1, "max_steps": 1000},
             },
             cheap={"max_steps": 4, "input_size": 12, "hidden": 8, "windows_batch_size": 16},
@@ -110,8 +110,8 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             summary="TSMixerx, mixing over the series of the training panel; no cold start",
             capabilities=Capabilities(uses=_COVARIATES, cold_start=False, min_history=3),
             presets={
-                "ci": {"max_steps": 20, "hidden": 32},
-                "nightly_cpu": {},
+                "ci": {"max_steps": 20, "hidden": 32, "input_size": 12, "max_history": 120},
+                "nightly_cpu": {"input_size": 12, "max_history": 120},
                 "seed": {"input_size": 48, "hidden": 64, "blocks": 2, "dropout": 0.1, "max_steps": 1000},
             },
             cheap={"max_steps": 4, "input_size": 12, "hidden": 8, "windows_batch_size": 8},

@@ -6,6 +6,7 @@ Must be called before `prefect` is imported for the first time.
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import psutil
@@ -41,3 +42,9 @@ def use_prefect(settings: Settings) -> None:
         return
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def quiet_libraries() -> None:
+    """Leave the platforms' chatter out of our logs; their warnings and errors stay."""
+    for name in ("great_expectations", "alembic", "mlflow", "matplotlib", "fontTools"):
+        logging.getLogger(name).setLevel(logging.WARNING)

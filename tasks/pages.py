@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from expectations.docs import verdict_table
 from nightcast.contracts.decision import Decision
 from nightcast.evaluation.walk_forward import Outcome
 from nightcast.reports.night import NightReport, night_pictures, render_night
@@ -60,6 +61,8 @@ def report_of(
         retired=retired,
         previous=previous,
         baselines=workload.baselines,
+        promised=series,
+        information=str(workload.facts.get("information", "")),
     )
 
 
@@ -92,18 +95,7 @@ def page_artifacts(night: Night, report: NightReport, page: Path) -> None:
     create_link_artifact(page.as_uri(), key=f"{key}-page", link_text="Nightly page", description=str(page))
     if report.league.height:
         create_table_artifact(_rows(report.league), key=f"{key}-league", description="League table")
-    findings = [
-        {
-            "gate": v.gate,
-            "series": f.series or "(table)",
-            "reason": f.reason,
-            "severity": f.severity,
-            "detail": f.detail,
-        }
-        for v in report.verdicts
-        for f in v.findings
-        if f.severity != "warn"
-    ]
+    findings = [row for v in report.verdicts for row in verdict_table(v) if row["severity"] != "warn"]
     create_table_artifact(findings, key=f"{key}-gates", description="Findings of the data gates")
 
 

@@ -221,6 +221,12 @@ def fit(unit: Unit, settings: Settings, deadline: float | None) -> UnitResult | 
     return pool_of(settings).run(unit)
 
 
+def keep_finals(night: Night, out: Outcome) -> None:
+    """Keep the final fits' own forecasts, in case nothing can be made of them."""
+    if out.final_models():
+        out.final().write_parquet(night.path / "finals.parquet")
+
+
 @task(name="combine and calibrate", cache_policy=NO_CACHE)
 def combine(night: Night, out: Outcome) -> Evaluation:
     """Out-of-fold predictions to weights, calibration and the league table."""
@@ -305,7 +311,17 @@ def forecast_all(night: Night, folder: str | None, reason: str | None) -> Served
                 dataset = workload.prepare(raw, night.verdict("raw"), model.recipe)
         except NightcastError as error:
             reason = f"bundle refused: {error}"
-    served = serve(workload, raw, night.verdict("raw"), night.night_id, bundle=model, dataset=dataset, reason=reason)
+    finals = night.path / "finals.parquet"
+    served = serve(
+        workload,
+        raw,
+        night.verdict("raw"),
+        night.night_id,
+        bundle=model,
+        dataset=dataset,
+        finals=pl.read_parquet(finals) if finals.exists() else None,
+        reason=reason,
+    )
     series, _ = workload.promised(raw)
     context = {
         "promised": series,

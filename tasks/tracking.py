@@ -144,7 +144,8 @@ class Tracking:
         from mlflow.data.pandas_dataset import from_pandas
         from mlflow.entities import DatasetInput, InputTag
 
-        dataset = from_pandas(frame.head(1000).to_pandas(), source=origin, name=name, digest=digest)
+        with self._quiet():
+            dataset = from_pandas(frame.head(1000).to_pandas(), source=origin, name=name, digest=digest)
         tag = InputTag("mlflow.data.context", "training")
         self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from nightcast.features.catalog import FEATURES, build_features, drop_support
-from nightcast.features.sentry import future_leaks
 
+from expectations.docs import write_data_docs
+from expectations.panel import RawThresholds, feature_gate, forecast_gate, raw_assets, raw_gate, raw_suites
+from expectations.panel import accepted_rows as gate_rows
 from models.catalog import FORECASTERS
 from models.ensembles.simplex import SimplexCombiner
 from nightcast.contracts.columns import (
@@ -39,7 +40,9 @@ from nightcast.evaluation.comparison import compare
 from nightcast.evaluation.fallback import panel_fallback
 from nightcast.evaluation.folds import final_fold, panel_folds
 from nightcast.evaluation.league import by_horizon, league, panel_loss, segments, series_scale
-from nightcast.features.grid import regular_grid
+from nightcast.features.catalog import FEATURES, build_features
+from nightcast.features.grid import drop_support, regular_grid
+from nightcast.features.sentry import future_leaks
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
 
@@ -106,6 +109,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         FORECASTERS[name]
     features = _feature_choices(spec.features)
     source = open_source(spec, base)
+    limits = RawThresholds(**spec.gates.raw)
 
     def recipe(preset: Preset) -> Recipe:
         names = tuple(spec.models) if spec.models else MODELS[preset]
@@ -119,7 +123,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         )
 
     def prepare(raw: RawData, verdict: Verdict, recipe: Recipe) -> PanelDataset:
-        rows, notes = accepted_rows(raw, verdict)
+        rows, notes = accepted_rows(raw, verdict, limits)
         dataset = dataset_from_rows(rows, raw.schema, recipe.features, raw.as_of, spec.retire_after, raw.plan)
         return replace(dataset, notes=notes + dataset.notes)
 
@@ -131,7 +135,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         return joined, prequential(joined, horizon=horizon, freq=freq)
 
     def sentry(raw: RawData, verdict: Verdict, recipe: Recipe) -> list[str]:
-        rows, _ = accepted_rows(raw, verdict)
+        rows, _ = accepted_rows(raw, verdict, limits)
         return leak_sentry(rows, raw, recipe, spec.retire_after)
 
     return Workload(
@@ -162,8 +166,21 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         baselines=tuple(
             name for name in (spec.models or MODELS["nightly_cpu"]) if FORECASTERS[name].capabilities.baseline
         ),
-        facts={"unit": spec.unit, "lower": spec.lower, "prepare": "workloads.panel:dataset_from_request"},
+        facts={
+            "information": _information(spec),
+            "unit": spec.unit,
+            "lower": spec.lower,
+            "prepare": "workloads.panel:dataset_from_request",
+        },
     )
+
+
+def _information(spec: WorkloadFile) -> str:
+    """Which information mode the scores are for; U and P are never mixed."""
+    plans = any(choice.role == "plan" for choice in spec.columns.covariates.values())
+    if plans and spec.source.plan is not None:
+        return "plan known (P)"
+    return "future unknown (U)"
 
 
 def _model_choice(name: str, preset: Preset) -> ModelChoice:
@@ -186,39 +203,35 @@ def _feature_choices(asked: Any) -> tuple[FeatureChoice, ...]:
 
 
 def _gates(spec: WorkloadFile) -> Gates:
-    def raw(data: RawData) -> Verdict:
-        from expectations.panel import RawThresholds, raw_gate
+    limits = RawThresholds(**spec.gates.raw)
 
-        return raw_gate(data, budget=spec.gates.budget, thresholds=RawThresholds(**spec.gates.raw))
+    def raw(data: RawData) -> Verdict:
+        return raw_gate(data, budget=spec.gates.budget, thresholds=limits)
 
     def features(dataset: PanelDataset) -> Verdict:
-        from expectations.panel import feature_gate
-
         return feature_gate(dataset, budget=spec.gates.budget)
 
     def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:
-        from expectations.panel import forecast_gate
+        return forecast_gate(frame, None, **context)
 
-        return forecast_gate(frame, **context)
+    def docs(data: RawData, folder: Path) -> Path:
+        return write_data_docs(folder, raw_assets(data, limits), raw_suites(limits), title=spec.title or spec.name)
 
-    return Gates(raw=raw, features=features, forecasts=forecasts)
+    return Gates(raw=raw, features=features, forecasts=forecasts, docs=docs)
 
 
-def accepted_rows(raw: RawData, verdict: Verdict) -> tuple[pl.DataFrame, tuple[Note, ...]]:
-    """Rows of the series that passed the raw gate; masked values become missing, each kind counted."""
-    frame = raw.frame.filter(~pl.col(ID).is_in(list(verdict.quarantined)) & pl.col(TIME).is_not_null())
-    frame = frame.filter(pl.col(TIME) <= raw.as_of)
+def accepted_rows(raw: RawData, verdict: Verdict, thresholds: RawThresholds) -> tuple[pl.DataFrame, tuple[Note, ...]]:
+    """Rows of the series that passed the raw gate; masked and repeated values are counted."""
+    kept = gate_rows(raw, verdict, thresholds=thresholds)
+    kept = kept.filter(pl.col(TIME).is_not_null() & (pl.col(TIME) <= raw.as_of))
     notes: list[Note] = []
-    wrong = ~pl.col(TARGET).is_finite()
-    if raw.schema.lower is not None:
-        wrong = wrong | (pl.col(TARGET) < raw.schema.lower)
-    masked = frame.filter(wrong.fill_null(False)).height
-    if masked:
-        notes.append(Note("masked_values", masked, f"{masked} values below the physical bound count as missing"))
-        frame = frame.with_columns(pl.when(wrong.fill_null(False)).then(None).otherwise(pl.col(TARGET)).alias(TARGET))
-    unique = frame.unique([ID, TIME], keep="first", maintain_order=True)
-    if unique.height < frame.height:
-        repeated = frame.height - unique.height
+    known = kept.select(ID, TIME).join(raw.frame.select(ID, TIME, TARGET), on=[ID, TIME], how="left")
+    masked = kept.get_column(TARGET).null_count() - known.get_column(TARGET).null_count()
+    if masked > 0:
+        notes.append(Note("masked_values", masked, f"{masked} values that no rate can have count as missing"))
+    unique = kept.unique([ID, TIME], keep="first", maintain_order=True)
+    repeated = kept.height - unique.height
+    if repeated:
         notes.append(
             Note("support_duplicates_dropped", repeated, f"{repeated} repeated rows of support series dropped")
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -209,6 +209,7 @@ def serve(
     *,
     bundle: Bundle | None,
     dataset: Any | None,
+    finals: pl.DataFrame | None = None,
     reason: str | None = None,
 ) -> Served:
     """Forecast every promised series by the chain: ensemble, simple ensemble, the workload's fallback.
@@ -217,6 +218,8 @@ def serve(
     ----------
     bundle, dataset
         The fitted ensemble and tonight's prepared data; None if training or preparation died.
+    finals
+        Forecasts of those final fits that did finish, for the simple ensemble when there is no bundle.
     reason
         Why there is no bundle, for the label.
     """
@@ -235,7 +238,7 @@ def serve(
                 joined = bundle.join(predictions, failures, scale)
             except Exception as error:  # noqa: BLE001  # the next link of the chain takes over, labelled
                 label, note = SIMPLE, f"ensemble failed: {type(error).__name__}: {error}"
-                joined = simple_ensemble(workload, predictions)
+                joined = simple_ensemble(workload, predictions.values())
             frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
             served.append(
                 frame.with_columns(
@@ -243,6 +246,13 @@ def serve(
                 )
             )
             covered = set(frame.get_column(ID))
+    elif finals is not None and finals.height:
+        members = [workload.prediction.of(part) for part in finals.partition_by(MODEL, maintain_order=True)]
+        joined = simple_ensemble(workload, members)
+        frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
+        label = pl.lit(reason, dtype=pl.String).alias(FALLBACK_REASON)
+        served.append(frame.with_columns(pl.lit(SIMPLE).alias(MODEL_USED), label))
+        covered = set(frame.get_column(ID))
     rest = [name for name in series if name not in covered]
     if rest:
         because = {
@@ -260,10 +270,10 @@ def serve(
     return Served(out.with_columns(pl.lit(night).alias(NIGHT_ID)), failures)
 
 
-def simple_ensemble(workload: Workload[Any], predictions: Mapping[str, Any]) -> Any:
+def simple_ensemble(workload: Workload[Any], predictions: Iterable[Any]) -> Any:
     """The plain mean of the members' values: the second link of the chain, with nothing learned in it."""
     values = workload.prediction.value_columns()
-    stacked = pl.concat([prediction.frame for prediction in predictions.values()])
+    stacked = pl.concat([prediction.frame for prediction in predictions])
     mean = stacked.group_by(ID, TIME, CUTOFF, HORIZON).agg(pl.col(name).mean() for name in values)
     return workload.prediction.of(mean)
 

@@ -16,11 +16,13 @@ from nightcast.contracts.errors import ConfigError, TrainingError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.prediction import KEYS, Quantiles, sort_quantiles
 from nightcast.contracts.recipe import CombinerPlan
+from nightcast.evaluation.league import loss_scale_expr
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _SCALE: Final = "scale"
+_LOSS_SCALE: Final = "_loss_scale"
 _LEVELS: Final = np.array(LEVELS)
 _ROW: Final = "_row"
 
@@ -39,7 +41,7 @@ class SimplexCombiner:
     naive_floor
         Least weight of the best baseline (or the equal weight, if that is less).
     diverged
-        A member whose loss is more than so many times the members' median gets no weight.
+        A member, no baseline, whose loss is more than so many times the members' median gets no weight.
     max_rows
         Rows per horizon the weights are learnt from; more are thinned evenly.
     judged_origins
@@ -208,8 +210,9 @@ class SimplexCombiner:
         if plan.method == "mean":
             return equal
         member_loss = np.array([_mean_or_nan(cube.member_loss[rows, i]) for i in range(count)])
-        usable = np.isfinite(member_loss)
-        usable &= ~(member_loss > self.diverged * np.nanmedian(member_loss))
+        seen = np.isfinite(member_loss)
+        usable = seen & ~(member_loss > self.diverged * np.nanmedian(member_loss))
+        usable[naive] = seen[naive]
         at = np.flatnonzero(rows)
         if len(at) > self.max_rows:
             at = at[np.linspace(0, len(at) - 1, self.max_rows).astype(int)]
@@ -263,7 +266,7 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class _Cube:
-    """Rows of one horizon: `keys` (with y and scale), `values` (rows, members, levels), NaN where a member lacks it."""
+    """Rows of one horizon: `keys` (with y and scales), `values` (rows, members, levels), NaN where one is lacking."""
 
     keys: pl.DataFrame
     values: Floats
@@ -300,14 +303,14 @@ def _cubes(oof: pl.DataFrame) -> tuple[list[str], dict[int, _Cube]]:
     place = {name: i for i, name in enumerate(members)}
     cubes = {}
     for part in oof.sort(HORIZON).partition_by(HORIZON, maintain_order=True):
-        base = part.select(*keys, TARGET, _SCALE).unique(subset=keys, keep="first", maintain_order=True)
+        base = part.select(*keys, TARGET, _SCALE, _LOSS_SCALE).unique(subset=keys, keep="first", maintain_order=True)
         base = base.sort(CUTOFF, ID)
         at = part.join(base.select(*keys).with_row_index(_ROW), on=keys, how="left").get_column(_ROW).to_numpy()
         member = part.get_column(MODEL).replace_strict(place, return_dtype=pl.Int64).to_numpy()
         values = np.full((base.height, len(members), len(QUANTILES)), np.nan)
         values[at, member] = part.select(pl.col(QUANTILES).cast(pl.Float64)).to_numpy()
         y = base.get_column(TARGET).cast(pl.Float64).to_numpy()
-        scale = base.get_column(_SCALE).to_numpy()
+        scale = base.get_column(_LOSS_SCALE).to_numpy()
         cutoffs: list[datetime] = base.get_column(CUTOFF).unique().sort().to_list()
         origin = base.get_column(CUTOFF).rank("dense").cast(pl.Int64).to_numpy() - 1
         loss = np.stack([_loss(values[:, i], y, scale) for i in range(len(members))], axis=1)
@@ -316,13 +319,16 @@ def _cubes(oof: pl.DataFrame) -> tuple[list[str], dict[int, _Cube]]:
 
 
 def _scaled(oof: pl.DataFrame) -> pl.DataFrame:
-    """Make sure of a positive scale; without one given, the mean absolute actual of the series' rows."""
-    if _SCALE in oof.columns:
-        return oof.with_columns(pl.col(_SCALE).cast(pl.Float64).clip(lower_bound=1e-9))
-    level = oof.group_by(ID, maintain_order=True).agg(pl.col(TARGET).abs().mean().cast(pl.Float64).alias(_SCALE))
-    typical = level.filter(pl.col(_SCALE) > 0).get_column(_SCALE).median()
-    floor = 0.01 * typical if isinstance(typical, float) else 1.0
-    return oof.join(level.with_columns(pl.col(_SCALE).clip(lower_bound=floor)), on=ID, how="left")
+    """Make sure of a scale, and add the one losses are divided by.
+
+    Without a scale given it is the mean absolute actual of the series' rows.
+    """
+    if _SCALE not in oof.columns:
+        level = oof.group_by(ID, maintain_order=True).agg(pl.col(TARGET).abs().mean().cast(pl.Float64).alias(_SCALE))
+        typical = level.filter(pl.col(_SCALE) > 0).get_column(_SCALE).median()
+        floor = 0.01 * typical if isinstance(typical, float) else 1.0
+        oof = oof.join(level.with_columns(pl.col(_SCALE).clip(lower_bound=floor)), on=ID, how="left")
+    return oof.with_columns(loss_scale_expr().alias(_LOSS_SCALE))
 
 
 def _loss(values: Floats, y: Floats, scale: Floats) -> Floats:

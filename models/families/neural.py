@@ -7,6 +7,7 @@ every frequency and every kind of name works alike, and the order of series is o
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -158,6 +159,8 @@ class Neural(Forecaster):
     def _write(self, folder: Path) -> dict[str, Any]:
         with _quiet_torch():
             self.engine.save(str(folder / NETWORK_FOLDER), save_dataset=False, overwrite=True)
+        for file in sorted((folder / NETWORK_FOLDER).glob("*.safetensors")):
+            file.write_bytes(_with_sorted_header(file.read_bytes()))
         return {
             "input_size": self.input_size,
             "floor": self.floor,
@@ -322,13 +325,18 @@ class Nhits(Neural):
 
 
 class TsmixerxParams(NeuralParams):
-    """Parameters of TSMixerx: units of the feature mixing, mixing blocks, dropout, reversible normalisation."""
+    """Parameters of TSMixerx: units of the feature mixing, mixing blocks, dropout.
 
+    The library's reversible normalisation stays off: with several quantiles, release 3.3 gives a series the mean and
+    spread of others (its output is laid out series by quantile, and normalised as quantile by series). The window
+    scaler does that work.
+    """
+
+    scaler: Scaler = "standard"
     windows_batch_size: int = Field(default=32, ge=1)
     hidden: int = Field(default=64, ge=1)
     blocks: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    revin: bool = True
 
 
 class Tsmixerx(Neural):
@@ -354,7 +362,7 @@ class Tsmixerx(Neural):
             n_block=params.blocks,
             ff_dim=params.hidden,
             dropout=params.dropout,
-            revin=params.revin,
+            revin=False,
         )
 
 
@@ -388,6 +396,18 @@ def _cut(full: Grid, values: FloatArray, members: Sequence[str], width: int) -> 
     take = min(width, full.width)
     out[to, width - take :] = values[[where[members[i]] for i in to], full.width - take :]
     return out
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """A safetensors file with its JSON header in sorted order: equal models are then equal bytes.
+
+    The format is a little-endian length, the header padded with spaces to a multiple of 8 bytes, and the data, whose
+    offsets count from the header's end. The library writes the header's metadata in the order of a hash table.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
 
 @contextmanager

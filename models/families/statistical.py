@@ -65,10 +65,13 @@ class Statistical(Forecaster):
         gaps = np.isnan(y)
         filled = y[np.maximum.accumulate(np.where(gaps, 0, np.arange(y.size)))]
         filled = filled[-self.params.max_history :]
+        # The libraries' optimisers have absolute bounds and tolerances; at a common size they treat all series alike.
+        size = float(np.abs(filled).mean()) or 1.0
         model = self._model(filled.size, Frequency.parse(self.freq).season_length)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            mean = np.asarray(model.forecast(y=filled, h=horizon + int(trailing))["mean"], dtype=float)[-horizon:]
+            mean = np.asarray(model.forecast(y=filled / size, h=horizon + int(trailing))["mean"], dtype=float)
+        mean = mean[-horizon:] * size
         if not np.isfinite(mean).all():
             raise TrainingError(
                 f"the forecast holds {mean[~np.isfinite(mean)][0]}",
@@ -146,7 +149,7 @@ class Statistical(Forecaster):
 class Ses(Statistical):
     """Simple exponential smoothing with an optimised weight (Brown 1959); one of the naive family."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(min_history=2, baseline=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(baseline=True)
 
     def _model(self, rows: int, season: int) -> Any:
         from statsforecast.models import SimpleExponentialSmoothingOptimized

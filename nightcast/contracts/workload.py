@@ -100,11 +100,12 @@ class Calibrator(Protocol[P]):
 
 @dataclass(frozen=True)
 class Gates:
-    """The three data gates, as functions that answer with a verdict."""
+    """The three data gates, as functions that answer with a verdict; `docs` writes the raw gate's own pages."""
 
     raw: Callable[[RawData], Verdict]
     features: Callable[[Any], Verdict]
     forecasts: Callable[[pl.DataFrame, Any], Verdict]
+    docs: Callable[[RawData, Path], Path]
 
 
 @dataclass(frozen=True)

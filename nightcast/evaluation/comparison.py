@@ -1,9 +1,10 @@
 """The promotion gate's arithmetic: paired losses, a block bootstrap by origin, non-inferiority guards.
 
-Windows of neighbouring origins overlap and series share their shocks, so rows are no independent evidence: losses are
-summed per origin and origins are resampled in blocks (Künsch 1989). One challenger a night is compared, chosen before
-its out-of-fold rows are looked at (the combiner's weights are nested), so no correction for the number of candidates is
-due here; a search over many recipes must correct where it searches.
+Series share their shocks, so rows are no independent evidence: losses are summed per origin. Windows of neighbouring
+origins overlap, so origins are resampled in blocks (Künsch 1989) of `plan.block`, which should reach the horizon over
+the step between origins. One challenger a night is compared, chosen before its out-of-fold rows are looked at (the
+combiner's weights are nested), so no correction for the number of candidates is due here; a search over many recipes
+must correct where it searches.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ RAMP_STEPS: Final = 3
 """A series that restarted within so many steps is in `ramp_up`."""
 SCALE_FLOOR: Final = 0.01
 """Smallest scale, as a share of the panel's median scale at the same cutoff."""
+LOSS_FLOOR: Final = 0.1
+"""Smallest scale a loss is divided by, as a share of the median scale of the rows at the same cutoff."""
 _LEAST_SCALE: Final = 1e-9
 
 _KEYS: Final = (ID, TIME, CUTOFF)
@@ -149,15 +151,27 @@ def series_segments(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.Da
     return segments(keys, history=dataset.truth()).sort(ID, CUTOFF)
 
 
+def loss_scale_expr() -> pl.Expr:
+    """Build the scale a loss is divided by: `scale`, at least a tenth of the median over the rows of the same cutoff.
+
+    Without this floor the restarts of a few shut-in wells, divided by next to nothing, outweigh all other rows. It
+    looks at one cutoff only, so rows of later origins never change the loss of earlier ones.
+    """
+    least = (LOSS_FLOOR * pl.col(SCALE).median().over(CUTOFF)).clip(lower_bound=_LEAST_SCALE)
+    return pl.max_horizontal(pl.col(SCALE), least).cast(pl.Float64)
+
+
 def panel_loss(oof: pl.DataFrame) -> pl.DataFrame:
-    """Add `loss`: mean pinball loss over the levels divided by `scale`, comparable between series.
+    """Add `loss`: mean pinball loss over the levels divided by `scale` with its floor, comparable between series.
+
+    The floor depends on the series at hand: frames whose losses are compared should hold the same ones.
 
     Raises
     ------
     ConfigError
         If a scale is missing.
     """
-    check_columns(oof, (ID, *QUANTILES, TARGET, SCALE), what="out-of-fold rows")
+    check_columns(oof, (ID, CUTOFF, *QUANTILES, TARGET, SCALE), what="out-of-fold rows")
     missing = oof.filter(~pl.col(SCALE).is_finite().fill_null(False))
     if missing.height:
         raise ConfigError(
@@ -165,7 +179,7 @@ def panel_loss(oof: pl.DataFrame) -> pl.DataFrame:
             expected="the level of every series at every cutoff",
             remedy="join series_scale(dataset, cutoffs) on `unique_id, cutoff`",
         )
-    return oof.with_columns((pinball_expr() / pl.col(SCALE).clip(lower_bound=_LEAST_SCALE)).alias(LOSS))
+    return oof.with_columns((pinball_expr() / loss_scale_expr()).alias(LOSS))
 
 
 def series_scale(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.DataFrame:

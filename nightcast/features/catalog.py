@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import polars as pl
@@ -113,7 +114,7 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
 
 
 def build_features(
-    frame: pl.DataFrame, schema: PanelSchema, choices: Sequence[FeatureChoice]
+    frame: pl.DataFrame, schema: PanelSchema, choices: Sequence[FeatureChoice], *, as_of: datetime | None = None
 ) -> tuple[pl.DataFrame, dict[str, FeatureColumn], tuple[Note, ...]]:
     """Run a recipe's feature blocks.
 
@@ -123,6 +124,8 @@ def build_features(
         What `regular_grid` returns: target and support series; support rows stay in (`drop_support` takes them out).
     choices
         Blocks and parameters, run in order on the frame as given: no block sees another one's columns.
+    as_of
+        Last known time; past columns of later rows are emptied (None: they carry on with what was known).
 
     Returns
     -------
@@ -156,7 +159,11 @@ def build_features(
             columns[name] = FeatureColumn(role=block.role, scaled=block.is_scaled(name), block=block.name)
             made.append(built.get_column(name).cast(pl.Float64))
         notes += block.remarks(frame, schema)
-    return frame.with_columns(made), columns, tuple(notes)
+    frame = frame.with_columns(made)
+    if as_of is not None:
+        past = [name for name, column in columns.items() if column.role == "past"]
+        frame = frame.with_columns(pl.when(pl.col(TIME) <= as_of).then(pl.col(name)).alias(name) for name in past)
+    return frame, columns, tuple(notes)
 
 
 def covariate_columns(schema: PanelSchema) -> dict[str, FeatureColumn]:

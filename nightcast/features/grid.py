@@ -113,10 +113,11 @@ def _checked(rows: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
     rows = rows.select(
         pl.col(ID).cast(pl.String),
         pl.col(TIME).cast(pl.Datetime("us")),
-        pl.col(TARGET).cast(pl.Float64).fill_nan(None),
+        pl.col(TARGET).cast(pl.Float64),
         *schema.covariates,
         role.alias(SERIES_ROLE),
     )
+    rows = rows.with_columns(pl.selectors.float().fill_nan(None))
     nameless = rows.filter(pl.col(ID).is_null() | pl.col(TIME).is_null()).height
     if nameless:
         raise SourceError(

@@ -45,7 +45,7 @@ HINDCAST_LEGEND: Final = (
     Key("actual", "actual"),
     Key("median forecast made at the start of its fan", "forecast"),
     Key("its central 40 and 80 %", "forecast", "band"),
-    Key("medians from the other origins", "naive", "line"),
+    Key("medians from the other origins", "other", "line"),
 )
 
 
@@ -136,7 +136,7 @@ def hindcast(name: str, oof: pl.DataFrame, history: pl.DataFrame, *, unit: str) 
             fans += [*_bands(part, times, gap, "forecast", ("q10", "q30")), Rule(seconds_of(cutoff), "x")]
             fans.append(Line(tuple(times), tuple(part.get_column(MEDIAN)), "forecast"))
         else:
-            others.append(_line_of(part, MEDIAN, "naive", gap, thin=True))
+            others.append(_line_of(part, MEDIAN, "other", gap, thin=True))
     marks = [*others, *fans, _line_of(actuals, TARGET, "actual", gap)]
     inside, misses = _inside(oof), (oof.get_column(MEDIAN) - oof.get_column(TARGET)).abs().mean()
     words = (
@@ -171,15 +171,17 @@ def league_ratios(league: pl.DataFrame, *, baselines: Sequence[str], most: int =
             Line((1.0, ratio), (y, y), role, thin=True),
             Line((ratio,), (y,), role, dots=True),
         ]
-    names = tuple((float(top - place), _cut(model, 22)) for place, (model, _) in enumerate(rows))
+    names = tuple((float(top - place), _cut(model, 26)) for place, (model, _) in enumerate(rows))
     words = "; ".join(f"{model} {number(ratio)}" for model, ratio in rows)
     return Plot(
         tuple(marks),
-        number_axis((ratio for _, ratio in rows), include=(1.0,), label="error / error of the best naive"),
+        number_axis(
+            (ratio for _, ratio in rows), include=(1.0,), label="error / error of the best naive", floor_at_zero=False
+        ),
         Axis(0.4, top + 0.6, names),
         f"Error relative to the best naive: {words}.",
         (Key("model", "forecast", "dot"), Key("naive family", "naive", "dot")),
-        size=(400, 46 + 18 * max(top, 3)),
+        size=(560, 46 + 18 * max(top, 3)),
         left=20 + round(5.6 * max((len(label) for _, label in names), default=4)),
     )
 
@@ -414,7 +416,9 @@ def _fan_words(name: str, forecast: pl.DataFrame, recent: pl.DataFrame, unit: st
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """Names are told apart by their ends as often as by their beginnings, so the middle goes."""
+    head = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:head]}…{text[-(most - 1 - head) :]}"
 
 
 def _natural(text: str) -> tuple[int, float, str]:

@@ -305,7 +305,7 @@ def _tone(report: NightReport, service: _Service) -> str:
 
 def _lead(report: NightReport, service: _Service) -> str:
     if not service.promised:
-        return "No series was promised a forecast."
+        return "No promised series is known for this night."
     words = f"{count(service.by_model)} of {counted(service.promised, 'promised series', 'promised series')} "
     words += "is served by the models" if service.by_model == 1 else "are served by the models"
     if service.by_fallback:
@@ -686,7 +686,7 @@ def _notes(report: NightReport) -> Table:
         for note in sorted(report.notes, key=lambda note: (-note.rows, note.code))
     )
     columns = (Column("treatment"), Column("rows", True), Column("what was done"))
-    empty = "The input was taken as it is: nothing was filled, clipped or dropped by the source."
+    empty = "The source counted no treatment: nothing was filled, clipped or dropped."
     return Table("Treatments of the input, counted", columns, rows, empty)
 
 
@@ -700,7 +700,7 @@ def _failures(report: NightReport) -> Table:
         for entry in report.failures
     )
     columns = (Column("model"), Column("fold"), Column("reason"))
-    return Table("Models that gave no result in a fold", columns, rows, "Every model finished in every fold.")
+    return Table("Models that gave no result in a fold", columns, rows, "No model reported a failure.")
 
 
 def _retired(report: NightReport) -> Table:

@@ -194,7 +194,7 @@ def _series_table(
         f"All {counted(len(order), 'promised series', 'promised series')}{unit}, largest first",
         columns,
         tuple(rows),
-        "No series was promised a forecast.",
+        "No promised series is known for this night.",
         sortable=True,
         name="series-table",
     )
@@ -328,7 +328,7 @@ def _changes(report: NightReport, form: str) -> tuple[tuple[str, ...], Table]:
     )
     table = Table("Largest changes of the median, per series", columns, (), "")
     if report.previous is None:
-        return (), _with(table, (), "This is the first published forecast; there is nothing to compare it with.")
+        return (), _with(table, (), "There is no earlier published forecast to compare with.")
     if not report.previous.height or not report.forecast.height:
         return (), _with(table, (), "One of the two forecasts has no rows, so they cannot be compared.")
     before = report.previous.select(ID, TIME, "q10", MEDIAN, "q90", pl.col(MODEL_USED).alias("model_before"))

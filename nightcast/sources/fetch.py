@@ -156,13 +156,18 @@ def _download(sheet: DataSheet, folder: Path, opener: Opener) -> bytes:
 
     assert sheet.url is not None
     parts: list[bytes] = []
+    promised: str | None = None
     try:
         with opener(sheet.url) as response:
+            promised = getattr(response, "headers", {}).get("Content-Length")
             while chunk := response.read(_CHUNK):
                 parts.append(chunk)
     except (OSError, HTTPException, ValueError) as error:  # URLError and timeouts are OSErrors
         raise _by_hand(sheet, f"{sheet.url} cannot be fetched ({error or type(error).__name__})", folder) from None
     body = b"".join(parts)
+    # Reading in pieces, http.client takes a connection that closes early for the end.
+    if promised is not None and promised.isdigit() and len(body) < int(promised):
+        raise _by_hand(sheet, f"{sheet.url} stopped after {len(body)} of {promised} bytes", folder)
     if not body:
         raise _by_hand(sheet, f"{sheet.url} answered with nothing", folder)
     if body.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):

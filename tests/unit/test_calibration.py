@@ -129,15 +129,47 @@ def test_a_horizon_never_seen_takes_the_nearest_groups_shift():
     assert per_horizon[1] != per_horizon[2]
 
 
+def spikes(residuals: list[tuple[str, int, int, float]]) -> pl.DataFrame:
+    """Forecasts of zero at every level, scale one: `series, origin, horizon, residual`."""
+    return pl.DataFrame(
+        [
+            (s, DAYS.shift(START, o + h), DAYS.shift(START, o), h, *[0.0] * len(QUANTILES), residual, 1.0)
+            for s, o, h, residual in residuals
+        ],
+        schema=["unique_id", "ds", "cutoff", "horizon", *QUANTILES, "y", "scale"],
+        orient="row",
+    )
+
+
+def test_the_finite_sample_correction_takes_position_level_times_n_plus_one():
+    nine = spikes([("a", origin, 1, float(origin + 1)) for origin in range(9)])
+
+    (group,) = ConformalQuantiles(min_rows=9).fit(nine)["groups"]
+
+    # Of nine residuals 1 .. 9 the k-th has position k / 10; trust is 9 origins / 10.
+    assert group["shift"] == pytest.approx([0.9 * k for k in range(1, 10)])
+
+
+def test_a_level_beyond_the_last_residual_takes_the_last_one():
+    three = spikes([("a", origin, 1, float(origin + 1)) for origin in range(3)])
+
+    (group,) = ConformalQuantiles(min_rows=1).fit(three)["groups"]
+
+    assert group["shift"][0] == pytest.approx(0.75 * 1.0)
+    assert group["shift"][4] == pytest.approx(0.75 * 2.0)
+    assert group["shift"][8] == pytest.approx(0.75 * 3.0)
+
+
 def test_every_series_origin_weighs_the_same_when_horizons_are_pooled():
-    one = rows(11, origins=20, series=2, horizons=1)
-    tripled = pl.concat([one.with_columns(horizon=pl.lit(h)) for h in (1, 2, 3)])
+    # Four origins with one row each at -1, and one with twelve rows at +1: a fifth of the weight, not three quarters.
+    single = [("a", origin, 1, -1.0) for origin in range(4)]
+    many = [("a", 4, horizon, 1.0) for horizon in range(1, 13)]
 
-    alone = ConformalQuantiles(min_rows=1).fit(one)["groups"]
-    pooled = ConformalQuantiles(min_rows=120).fit(tripled)["groups"]
+    (group,) = ConformalQuantiles(min_rows=16).fit(spikes(single + many))["groups"]
 
-    assert len(pooled) == 1
-    assert pooled[0]["shift"] == pytest.approx(alone[0]["shift"], abs=0.1)
+    assert group["horizons"] == list(range(1, 13))
+    assert group["shift"][QUANTILES.index("q50")] == pytest.approx(-5 / 6)
+    assert group["shift"][QUANTILES.index("q90")] == pytest.approx(5 / 6)
 
 
 def test_a_regime_with_small_errors_gets_small_shifts():

@@ -107,6 +107,40 @@ def test_members_with_opposite_bias_are_balanced():
     assert weights["low"] == pytest.approx(0.75, abs=0.05)
 
 
+def test_of_two_members_with_mirrored_quantiles_the_one_with_the_right_skew_is_trusted():
+    rng = np.random.default_rng(5)
+    base = rows({"right": 0.0}, origins=100, series=4, horizons=1)
+    skewed = -np.log(1 - np.arange(1, 10) / 10)  # quantiles of the exponential distribution
+    right = base.with_columns(
+        *(pl.lit(50 + 5 * value).alias(q) for q, value in zip(QUANTILES, skewed, strict=True)),
+        y=50 + 5 * pl.Series(rng.exponential(size=base.height)),
+    )
+    centre = 2 * (50 + 5 * skewed[4])
+    mirrored = right.with_columns(
+        pl.lit("wrong").alias("model"),
+        *((centre - pl.col(other)).alias(q) for q, other in zip(QUANTILES, reversed(QUANTILES), strict=True)),
+    )
+
+    weights = SimplexCombiner().fit(pl.concat([right, mirrored]), WEIGHTED, baselines=[])["weights"]["1"]
+
+    assert weights["right"] > 0.85
+
+
+def test_of_two_members_with_the_same_median_the_one_with_honest_intervals_is_trusted():
+    rng = np.random.default_rng(5)
+    base = rows({"honest": 0.0}, origins=100, series=4, horizons=1)
+    normal = [-1.2816, -0.8416, -0.5244, -0.2533, 0.0, 0.2533, 0.5244, 0.8416, 1.2816]
+    honest = base.with_columns(
+        *(pl.lit(50 + 5 * value).alias(q) for q, value in zip(QUANTILES, normal, strict=True)),
+        y=50 + 5 * pl.Series(rng.normal(size=base.height)),
+    )
+    certain = honest.with_columns(pl.lit("certain").alias("model"), *(pl.col("q50").alias(q) for q in QUANTILES))
+
+    weights = SimplexCombiner().fit(pl.concat([honest, certain]), WEIGHTED, baselines=[])["weights"]["1"]
+
+    assert weights["honest"] > 0.85
+
+
 def test_few_origins_pull_the_weights_towards_equal():
     few = SimplexCombiner().fit(rows({"good": 1.0, "bad": 6.0}, origins=2, series=80), WEIGHTED, baselines=[])
     many = SimplexCombiner().fit(rows({"good": 1.0, "bad": 6.0}, origins=80, series=2), WEIGHTED, baselines=[])

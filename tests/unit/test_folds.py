@@ -61,6 +61,20 @@ def test_a_rolling_window_without_a_size_is_sixty_steps_wide():
     assert dataset.training(fold).history.height == 60
 
 
+def test_a_rolling_window_counts_only_the_known_values_inside_it():
+    dataset = panel({"a": (0, 30)}, as_of=30)
+    # Ten steps of window; eight of the last ten before the cutoff are known, so nine are asked for in vain.
+    holed = dataset.frame.with_columns(pl.when(~pl.col("ds").is_in([month(20), month(22)])).then("y"))
+    rolling = PanelDataset(holed, dataset.schema, {}, dataset.as_of)
+
+    def last_origin(min_train: int) -> FoldPlan:
+        return FoldPlan(cutoffs=1, refits=1, window="rolling", window_size=10, min_train=min_train)
+
+    assert panel_folds(rolling, last_origin(8))[0].cutoffs == (month(27),)
+    with pytest.raises(ConfigError, match="rolling window 10 steps"):
+        panel_folds(rolling, last_origin(9))
+
+
 def test_a_short_history_gives_fewer_cutoffs_than_asked_for():
     folds = panel_folds(panel({"a": (0, 19)}, as_of=19), FoldPlan(cutoffs=50, refits=4, min_train=12))
 

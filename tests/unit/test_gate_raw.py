@@ -209,6 +209,16 @@ def test_a_few_negative_values_are_masked_and_many_quarantine():
     assert found(raw_gate(raw_of(few, lower=None))) == []
 
 
+def test_a_long_series_may_have_more_negative_values_and_a_short_one_a_few():
+    long = clean(("w1",), steps=100)
+    for position in range(4):
+        long = at(long, "w1", position, "y", -1.0)
+    short = at(clean(("w1",), steps=5), "w1", 2, "y", -1.0)
+
+    assert found(raw_gate(raw_of(long))) == [("w1", "negative_value", "mask", 4)]
+    assert found(raw_gate(raw_of(short))) == [("w1", "negative_value", "mask", 1)]
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_a_few_values_that_are_not_finite_are_masked(value):
     frame = at(clean(), "w2", 5, "y", value)
@@ -343,10 +353,12 @@ def test_missing_steps_are_counted_and_do_not_change_the_frequency():
     assert "2018-02-01" in finding.detail
 
 
-def test_two_rows_far_apart_are_a_gap_and_no_other_frequency():
-    frame = clean().filter(~of("w5") | pl.col("ds").is_in([datetime(2019, 1, 1), datetime(2020, 12, 1)]))
+@pytest.mark.parametrize("months", [(1, 24), (1, 2, 24)])
+def test_few_rows_far_apart_are_a_gap_and_no_other_frequency(months):
+    stamps = [Frequency.parse("MS").shift(AS_OF, month - 24) for month in months]
+    frame = clean().filter(~of("w5") | pl.col("ds").is_in(stamps))
 
-    assert found(raw_gate(raw_of(frame))) == [("w5", "gap", "warn", 22)]
+    assert found(raw_gate(raw_of(frame))) == [("w5", "gap", "warn", 24 - len(months))]
 
 
 @pytest.mark.parametrize(("behind", "expected"), [(3, []), (4, ["stale"]), (12, ["stale"]), (13, [])])
@@ -402,6 +414,14 @@ def test_a_covariate_that_is_mostly_missing_is_warned_of_once():
 
     assert [(f.series, f.reason, f.severity) for f in findings] == [(None, "covariate_missing", "warn")]
     assert "'whp'" in findings[0].detail
+
+
+def test_a_covariate_that_only_support_series_report_is_not_missing():
+    targets = clean().with_columns(wwir=pl.lit(None, dtype=pl.Float64))
+    injector = clean(("i1",), role="support").with_columns(wwir=pl.lit(300.0))
+
+    assert found(raw_gate(raw_of(pl.concat([targets, injector]), wwir="past"))) == []
+    assert found(raw_gate(raw_of(targets, wwir="past"))) == [(None, "covariate_missing", "warn", 288)]
 
 
 def test_role_and_text_columns_are_optional():

@@ -216,7 +216,7 @@ def test_sizes_are_those_promised() -> None:
 
 def test_naive_forecasts_do_about_as_well_as_on_the_prototype() -> None:
     errors, levels = [], []
-    for seed in (1, 2, 4):
+    for seed in (1, 2, 3):
         frame = producers(simulate_field(FieldConfig(seed=seed, dirt=False)))
         y = frame.pivot("unique_id", index="ds", values="y").sort("ds").drop("ds").to_numpy()
         for origin in range(83, 114, 6):

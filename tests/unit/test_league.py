@@ -204,6 +204,21 @@ def test_the_loss_is_the_pinball_loss_in_units_of_the_scale():
     assert panel_loss(oof)["loss"].to_list() == pytest.approx([1.0, 0.1])
 
 
+def test_the_restart_of_a_shut_in_series_does_not_outweigh_the_panel():
+    oof = rows("m", {"a": [4.0], "b": [4.0], "shut": [100.0]}, spread=0.0)
+
+    loss = panel_loss(oof.with_columns(scale=pl.Series([100.0, 100.0, 1.0])))["loss"]
+
+    assert loss.to_list() == pytest.approx([0.02, 0.02, 5.0])
+
+
+def test_the_loss_of_an_origin_does_not_depend_on_other_origins():
+    one = rows("m", {"a": [4.0], "shut": [9.0]}).with_columns(scale=pl.Series([100.0, 1.0]))
+    other = one.with_columns(cutoff=pl.lit(month(5)), scale=pl.lit(1e6))
+
+    assert panel_loss(pl.concat([one, other])).head(2).equals(panel_loss(one))
+
+
 def test_a_missing_scale_is_refused_and_a_zero_one_stays_finite():
     oof = rows("m", {"a": [4.0], "b": [4.0]})
 

@@ -340,6 +340,18 @@ def test_an_owner_that_restarts_gets_its_lease_back_with_the_next_token(store: S
         before.check()
 
 
+def test_a_live_lease_of_an_owner_known_to_be_dead_is_taken_over_and_the_dead_one_stays_out(store: Store) -> None:
+    killed = Lease.acquire(store, "wells", "host-1:77", 600, NOON)
+
+    with pytest.raises(PublishError, match="is held by host-1:77"):
+        Lease.acquire(store, "wells", "host-1:88", 600, NOON, is_dead=lambda owner: owner == "host-1:99")
+    new = Lease.acquire(store, "wells", "host-1:88", 600, NOON, is_dead=lambda owner: owner == "host-1:77")
+
+    assert new.token == 2
+    with pytest.raises(PublishError, match="lost the lease"):
+        killed.renew(NOON)
+
+
 def test_a_lease_can_be_looked_at_without_its_secret(store: Store) -> None:
     assert read_lease(store, "wells") is None
 

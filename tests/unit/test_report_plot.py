@@ -207,7 +207,7 @@ def test_fans_of_a_hindcast_do_not_overlap_and_every_origin_is_drawn() -> None:
     ends = sorted(set(fans))
     assert len(ends) == 2
     assert ends[0][1] < ends[1][0]
-    medians = [mark for mark in marks if isinstance(mark, Line) and mark.role in ("naive", "forecast")]
+    medians = [mark for mark in marks if isinstance(mark, Line) and mark.role in ("other", "forecast")]
     assert len(medians) == 6
 
 

@@ -12,8 +12,10 @@ from polars.testing import assert_frame_equal
 
 from nightcast.contracts.errors import ConfigError, SourceError
 from nightcast.contracts.source import RawData
+from nightcast.sources.handover import known_at
 from nightcast.sources.panel_files import PanelFiles
-from nightcast.sources.spec import WorkloadFile
+from nightcast.sources.spec import FileOptions, WorkloadFile
+from nightcast.sources.tables import scan, time
 
 NOW = datetime(2024, 1, 1)
 
@@ -143,7 +145,7 @@ def test_text_in_numbers_and_times_is_missing_flagged_and_counted(tmp_path: Path
 def test_thousands_decimal_commas_and_old_encodings_are_options(tmp_path: Path) -> None:
     rows = "".join(f"Brønn;{month:%d/%m/%Y};1.234,{i}\n" for i, month in enumerate(_months(6)))
     (tmp_path / "panel.csv").write_bytes(
-        ("well;month;oil\n" + rows + "Brønn;01/07/2020;1.23,5\n").encode("windows-1252")
+        ("well;month;oil\n" + rows + "Brønn 2;01/03/2020;1.23,5\n").encode("windows-1252")
     )
     options = {
         "encoding": "windows-1252",
@@ -155,7 +157,7 @@ def test_thousands_decimal_commas_and_old_encodings_are_options(tmp_path: Path) 
 
     raw = _read(_source(tmp_path, path="panel.csv", source={"options": options}))
 
-    assert raw.frame.get_column("unique_id").unique().to_list() == ["Brønn"]
+    assert raw.frame.get_column("unique_id").unique().sort().to_list() == ["Brønn", "Brønn 2"]
     assert raw.frame.get_column("y")[2] == pytest.approx(1234.2)
     assert raw.frame.get_column("row_unparsable").to_list() == [False] * 6 + [True]  # 1.23,5 is a slip
 
@@ -189,6 +191,23 @@ def test_unambiguous_times_are_understood_and_others_left_alone(
 
     row = raw.frame.filter(pl.col("unique_id") == "W1").row(0, named=True)
     assert (row["ds"], row["row_unparsable"]) == (expected, expected is None)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_column_name(tmp_path: Path) -> None:
+    _panel().write_csv(tmp_path / "panel.csv", include_bom=True)
+
+    assert _read(_source(tmp_path, path="panel.csv")).frame.height == 36
+
+
+def test_a_typed_time_is_cut_while_the_file_is_scanned(tmp_path: Path) -> None:
+    _panel().write_parquet(tmp_path / "panel.parquet")
+    lazy = scan(tmp_path / "panel.parquet", FileOptions())
+    when, _ = time("month", lazy.collect_schema()["month"], FileOptions())
+
+    plan = lazy.filter(known_at(when, datetime(2020, 6, 1), NOW)).select("oil").explain()
+
+    assert "SELECTION" in plan
+    assert "FILTER" not in plan
 
 
 def test_times_with_a_zone_become_naive_utc(tmp_path: Path) -> None:

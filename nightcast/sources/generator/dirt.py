@@ -25,7 +25,8 @@ LEDGER_SCHEMA: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "original": pl.String,
     "corrupted": pl.String,
 }
-"""`ds` is the row's time before it was touched; values are text (`repr` of a number, ISO time), null for none."""
+"""`ds` is the row's time before it was touched; values are text (`repr` of a number, ISO time), null for none; the
+column of a repeated row is `*`."""
 
 _TEXTS: Final = ("no data", "12,7 m3", "#REF!", "shut-in?")
 
