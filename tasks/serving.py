@@ -12,9 +12,8 @@ import polars as pl
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-from models.ensembles.bundle import Bundle
+from models.ensembles.bundle import Bundle, load_own
 from nightcast import __version__
-from nightcast.evaluation.units import load_class
 
 
 class NightcastModel(PythonModel):  # type: ignore[misc]
@@ -33,7 +32,7 @@ class NightcastModel(PythonModel):  # type: ignore[misc]
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Forecast every series of the input from its last known time."""
         rows = pl.from_pandas(pd.DataFrame(model_input))
-        dataset, scale = load_class(self.bundle.facts["prepare"])(rows, self.bundle.facts["dataset"])
+        dataset, scale = load_own(self.bundle.facts["prepare"])(rows, self.bundle.facts["dataset"])
         view = dataset.view(dataset.as_of)
         predictions, failures = self.bundle.predict_members(view)
         for label, reason in failures.items():

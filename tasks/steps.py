@@ -324,6 +324,7 @@ def forecast_all(night: Night, folder: str | None, reason: str | None) -> Served
     )
     series, _ = workload.promised(raw)
     context = {
+        "dataset": dataset,
         "promised": series,
         "horizon": raw.schema.horizon,
         "lower": raw.schema.lower,

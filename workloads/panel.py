@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from expectations.docs import write_data_docs
 from expectations.panel import RawThresholds, feature_gate, forecast_gate, raw_assets, raw_gate, raw_suites
@@ -20,6 +21,7 @@ from expectations.panel import accepted_rows as gate_rows
 from models.catalog import FORECASTERS
 from models.ensembles.simplex import SimplexCombiner
 from nightcast.contracts.columns import (
+    CUTOFF,
     ID,
     ROLE_TARGET,
     ROW_UNPARSABLE,
@@ -38,11 +40,11 @@ from nightcast.contracts.workload import Gates, Scoring, Workload
 from nightcast.evaluation.calibration import ConformalQuantiles, prequential
 from nightcast.evaluation.comparison import compare
 from nightcast.evaluation.fallback import panel_fallback
-from nightcast.evaluation.folds import final_fold, panel_folds
+from nightcast.evaluation.folds import closed_cutoffs, final_fold, panel_folds
 from nightcast.evaluation.league import by_horizon, league, panel_loss, segments, series_scale
 from nightcast.features.catalog import FEATURES, build_features
 from nightcast.features.grid import drop_support, regular_grid
-from nightcast.features.sentry import future_leaks
+from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
 
@@ -73,14 +75,16 @@ MODELS: Mapping[Preset, tuple[str, ...]] = {
 }
 FOLDS: Mapping[Preset, FoldPlan] = {
     "ci": FoldPlan(cutoffs=4, refits=1),
-    "nightly_cpu": FoldPlan(cutoffs=12, refits=3),
-    "seed": FoldPlan(cutoffs=24, refits=8),
+    "nightly_cpu": FoldPlan(cutoffs=18, refits=3),
+    "seed": FoldPlan(cutoffs=30, refits=10),
 }
 LIMITS: Mapping[Preset, LimitPlan] = {
     "ci": LimitPlan(seconds=120, memory_gib=4),
     "nightly_cpu": LimitPlan(seconds=600, memory_gib=6),
     "seed": LimitPlan(seconds=7200, memory_gib=16),
 }
+JUDGED_ORIGINS = 3
+"""Fewest origins with learned weights to judge the ensemble by; with fewer all origins count."""
 DEFAULT_FEATURES = ("lags", "rolling", "trend", "calendar", "fourier", "status", "injection", "pressure", "age")
 
 
@@ -109,7 +113,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         FORECASTERS[name]
     features = _feature_choices(spec.features)
     source = open_source(spec, base)
-    limits = RawThresholds(**spec.gates.raw)
+    limits = _thresholds(spec)
 
     def recipe(preset: Preset) -> Recipe:
         names = tuple(spec.models) if spec.models else MODELS[preset]
@@ -132,7 +136,13 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         horizon, freq = dataset.schema.horizon, dataset.schema.freq
         joined = SimplexCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
-        return joined, prequential(joined, horizon=horizon, freq=freq)
+        corrected = prequential(joined, horizon=horizon, freq=freq)
+        cutoffs = joined.get_column(CUTOFF).unique().to_list()
+        judged = [c for c in cutoffs if closed_cutoffs(cutoffs, c, horizon=horizon, freq=freq)]
+        if len(judged) < JUDGED_ORIGINS:
+            return joined, corrected
+        # Origins before any outcome closed had nothing to learn weights from: they only warm the later ones up.
+        return joined.filter(pl.col(CUTOFF).is_in(judged)), corrected.filter(pl.col(CUTOFF).is_in(judged))
 
     def sentry(raw: RawData, verdict: Verdict, recipe: Recipe) -> list[str]:
         rows, _ = accepted_rows(raw, verdict, limits)
@@ -145,7 +155,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         prediction=Quantiles,
         catalog=FORECASTERS,
         recipe=recipe,
-        gates=_gates(spec),
+        gates=_gates(spec, limits),
         prepare=prepare,
         sentry=sentry,
         folds=panel_folds,
@@ -187,6 +197,18 @@ def _model_choice(name: str, preset: Preset) -> ModelChoice:
     return FORECASTERS.choose(name, preset)
 
 
+def _thresholds(spec: WorkloadFile) -> RawThresholds:
+    try:
+        return RawThresholds(**spec.gates.raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(
+            f"gates.raw.{'.'.join(map(str, first['loc']))} of workload {spec.name!r} is wrong: {first['msg']}",
+            expected=f"any of {', '.join(RawThresholds.model_fields)}",
+            remedy="correct `gates.raw` in the workload file; docs/gates.md lists the thresholds",
+        ) from None
+
+
 def _feature_choices(asked: Any) -> tuple[FeatureChoice, ...]:
     if asked is None:
         asked = {name: {} for name in DEFAULT_FEATURES}
@@ -202,9 +224,7 @@ def _feature_choices(asked: Any) -> tuple[FeatureChoice, ...]:
     return tuple(FeatureChoice(name=name, params=dict(params or {})) for name, params in asked.items())
 
 
-def _gates(spec: WorkloadFile) -> Gates:
-    limits = RawThresholds(**spec.gates.raw)
-
+def _gates(spec: WorkloadFile, limits: RawThresholds) -> Gates:
     def raw(data: RawData) -> Verdict:
         return raw_gate(data, budget=spec.gates.budget, thresholds=limits)
 
@@ -212,7 +232,7 @@ def _gates(spec: WorkloadFile) -> Gates:
         return feature_gate(dataset, budget=spec.gates.budget)
 
     def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:
-        return forecast_gate(frame, None, **context)
+        return forecast_gate(frame, **context)
 
     def docs(data: RawData, folder: Path) -> Path:
         return write_data_docs(folder, raw_assets(data, limits), raw_suites(limits), title=spec.title or spec.name)
@@ -248,7 +268,7 @@ def dataset_from_rows(
 ) -> PanelDataset:
     """Accepted rows on a regular grid, with features; support series are seen by features and then left out."""
     grid, filled = regular_grid(rows.drop(ROW_UNPARSABLE, strict=False), schema, as_of=as_of, retire_after=retire_after)
-    frame, columns, skipped = build_features(grid, schema, features)
+    frame, columns, skipped = build_features(grid, schema, features, as_of=as_of)
     inputs = {name: FeatureColumn(role=role) for name, role in schema.covariates.items()} | columns
     frame = drop_support(frame).select(ID, TIME, TARGET, *inputs).sort(ID, TIME)
     return PanelDataset(frame, schema, inputs, as_of, retire_after, plan, filled + skipped)
@@ -311,8 +331,8 @@ def leak_sentry(rows: pl.DataFrame, raw: RawData, recipe: Recipe, retire_after: 
     part = rows.filter(pl.col(ID).is_in(largest.implode()) | (pl.col(SERIES_ROLE) != ROLE_TARGET))
     grid, _ = regular_grid(part.drop(ROW_UNPARSABLE), raw.schema, as_of=raw.as_of, retire_after=retire_after)
 
-    def build(frame: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
-        return build_features(frame, schema, recipe.features)[0]
+    def build(frame: pl.DataFrame, schema: PanelSchema) -> Built:
+        return build_features(frame, schema, recipe.features)
 
     cutoff = raw.schema.freq.shift(raw.as_of, -raw.schema.horizon)
     return future_leaks(build, grid, raw.schema, cutoff, recipe.seed)

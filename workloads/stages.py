@@ -108,7 +108,8 @@ def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome
     calibration = workload.calibrator.fit(joined)
     ensemble = corrected.with_columns(pl.lit(ENSEMBLE).alias(MODEL))
     ensemble = _bounded(ensemble, workload)
-    everything = pl.concat([members, ensemble.select(members.columns)])
+    judged_at = ensemble.get_column(CUTOFF).unique().to_list()
+    everything = pl.concat([members.filter(pl.col(CUTOFF).is_in(judged_at)), ensemble.select(members.columns)])
     league = workload.scoring.league(everything, baselines, dataset)
     judged = judge(everything, dataset, workload)
     ranked = [name for name in league.get_column(MODEL).to_list() if name in baselines]
@@ -250,19 +251,19 @@ def serve(
         members = [workload.prediction.of(part) for part in finals.partition_by(MODEL, maintain_order=True)]
         joined = simple_ensemble(workload, members)
         frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
-        label = pl.lit(reason, dtype=pl.String).alias(FALLBACK_REASON)
-        served.append(frame.with_columns(pl.lit(SIMPLE).alias(MODEL_USED), label))
+        because = pl.lit(reason, dtype=pl.String).alias(FALLBACK_REASON)
+        served.append(frame.with_columns(pl.lit(SIMPLE).alias(MODEL_USED), because))
         covered = set(frame.get_column(ID))
     rest = [name for name in series if name not in covered]
     if rest:
-        because = {
+        reasons = {
             name: "quarantined: " + ", ".join(verdict.quarantined[name])
             if name in verdict.quarantined
             else (reason or "no model could forecast it")
             for name in rest
         }
         frame = workload.fallback(raw, rest).with_columns(
-            pl.col(ID).replace_strict(because, return_dtype=pl.String).alias(FALLBACK_REASON)
+            pl.col(ID).replace_strict(reasons, return_dtype=pl.String).alias(FALLBACK_REASON)
         )
         served.append(frame)
     columns = [ID, TIME, CUTOFF, HORIZON, *values, MODEL_USED, FALLBACK_REASON]

@@ -16,12 +16,14 @@ from typing import Any
 
 import polars as pl
 
+from models.catalog import load_forecaster
 from nightcast import __version__
 from nightcast.contracts.errors import RegistryError
 from nightcast.contracts.recipe import Recipe
 from nightcast.evaluation.units import load_class
 
 FORMAT = 1
+OWN_PACKAGES = ("models.", "nightcast.", "workloads.")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Bundle:
                 expected="at least one member to answer",
                 remedy="check that the input has the columns the bundle was made with (bundle.json)",
             )
-        combiner = load_class(self.facts["combiner"])()
-        calibrator = load_class(self.facts["calibrator"])()
+        combiner = load_own(self.facts["combiner"])()
+        calibrator = load_own(self.facts["calibrator"])()
         combined = combiner.apply(predictions, self.facts["weights"])
         joined = calibrator.apply(combined, scale, self.facts["calibration"])
         lower = self.facts.get("lower")
@@ -105,10 +107,26 @@ class Bundle:
                 remedy="load it with the nightcast version named in its manifest, or retrain",
             )
         members = {
-            label: load_class(its["target"]).load(folder / "members" / its["folder"])
-            for label, its in facts["members"].items()
+            label: load_forecaster(folder / "members" / its["folder"]) for label, its in facts["members"].items()
         }
         return cls(folder, facts, members)
+
+
+def load_own(target: str) -> Any:
+    """Import `module:name` that a bundle names, if it is ours: a bundle cannot make the loader import anything else.
+
+    Raises
+    ------
+    RegistryError
+        If it lies outside our packages.
+    """
+    if not target.startswith(OWN_PACKAGES):
+        raise RegistryError(
+            f"the bundle names {target!r}",
+            expected=f"something inside {', '.join(name.rstrip('.') for name in OWN_PACKAGES)}",
+            remedy="do not use this version: it was not written by nightcast",
+        )
+    return load_class(target)
 
 
 def write_bundle(folder: Path, *, facts: Mapping[str, Any], members: Mapping[str, tuple[str, Path]]) -> None:

@@ -32,7 +32,8 @@ class SimplexCombiner:
     """Average the members' quantiles (Vincentization) with weights that minimise the scaled pinball loss.
 
     Weights are learnt per horizon, then moved towards equal ones by `plan.shrinkage`, and further the fewer origins
-    there are: estimated weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). The best
+    there are: estimated weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal means
+    equal among the members that are about as good as the best baseline; the rest would only dilute them. The best
     baseline keeps at least `naive_floor`. Where the combination did worse than the best baseline on origins later than
     those its weights came from, that baseline takes the whole weight: never worse than naive.
 
@@ -40,6 +41,8 @@ class SimplexCombiner:
     ----------
     naive_floor
         Least weight of the best baseline (or the equal weight, if that is less).
+    trim
+        The equal weights go to members whose loss is at most so many times the best baseline's.
     diverged
         A member, no baseline, whose loss is more than so many times the members' median gets no weight.
     max_rows
@@ -52,6 +55,7 @@ class SimplexCombiner:
     """
 
     naive_floor: float = 0.05
+    trim: float = 1.1
     diverged: float = 10.0
     max_rows: int = 4000
     judged_origins: int = 3
@@ -219,15 +223,18 @@ class SimplexCombiner:
         values = cube.values[np.ix_(at, usable)]
         covered = np.isfinite(values[..., 0]).any(axis=1)
         values, at = values[covered], at[covered]
-        target = usable / usable.sum()
+        anchors = [i for i in naive if usable[i]]
+        worthy = usable
+        if anchors:
+            worthy = usable & (member_loss <= self.trim * min(member_loss[i] for i in anchors))
+        target = worthy / worthy.sum()
         best = np.zeros(count)
         best[usable] = _optimum(values, cube.y[at], cube.scale[at])
         origins = len(np.unique(cube.origin[rows]))
         shrinkage = plan.shrinkage + (1 - plan.shrinkage) * 2 / (2 + origins)
         weights: Floats = (1 - shrinkage) * best + shrinkage * target
-        candidates = [i for i in naive if usable[i]]
-        if candidates:
-            anchor = min(candidates, key=lambda i: member_loss[i])
+        if anchors:
+            anchor = min(anchors, key=lambda i: member_loss[i])
             floor = min(self.naive_floor, 1 / usable.sum())
             if weights[anchor] < floor:
                 weights *= (1 - floor) / (1 - weights[anchor])

@@ -79,7 +79,7 @@ class GatePlan(_Frozen):
     Attributes
     ----------
     confidence
-        One-sided confidence of the block bootstrap.
+        Confidence of the block bootstrap's two-sided interval.
     min_effect
         Relative improvement of the mean loss below which a change is not worth it.
     max_bias
@@ -89,7 +89,7 @@ class GatePlan(_Frozen):
     worst_segment
         Largest loss ratio to the champion (or to the naive) in any segment.
     block
-        Origins in one bootstrap block.
+        Origins in one bootstrap block; origins whose horizons overlap are dependent, so about a horizon's worth.
     draws
         Bootstrap draws.
     """
@@ -99,7 +99,7 @@ class GatePlan(_Frozen):
     max_bias: float = Field(default=0.15, gt=0)
     coverage: tuple[float, float] = (0.6, 0.97)
     worst_segment: float = Field(default=1.25, gt=1)
-    block: int = Field(default=3, ge=1)
+    block: int = Field(default=6, ge=1)
     draws: int = Field(default=1000, ge=100)
 
 

@@ -19,7 +19,7 @@ from nightcast.contracts.decision import Decision
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.prediction import P, P_co
 from nightcast.contracts.recipe import CombinerPlan, FoldPlan, GatePlan, Preset, Recipe
-from nightcast.contracts.source import RawData, Source
+from nightcast.contracts.source import Note, RawData, Source
 from nightcast.contracts.verdict import Verdict
 
 
@@ -58,6 +58,25 @@ class Dataset(Protocol):
         ...
 
 
+class Answer(Protocol[P_co]):
+    """A prediction, who is left out of it and why, and what was treated on the way."""
+
+    @property
+    def prediction(self) -> P_co:
+        """The prediction."""
+        ...
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Series without a forecast -> reason."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """Counted fills and clips."""
+        ...
+
+
 class Model(Protocol[P_co]):
     """A fitted or unfitted model."""
 
@@ -67,6 +86,10 @@ class Model(Protocol[P_co]):
 
     def predict(self, view: Any) -> P_co:
         """Forecast from a test view; a pure function of the fitted model and the view."""
+        ...
+
+    def forecast(self, view: Any) -> Answer[P_co]:
+        """As `predict`, with who is left out and what was treated."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -193,9 +193,13 @@ def run_unit(unit: Unit, cache: Path) -> UnitResult:
     fit_seconds = time.perf_counter() - started
     frames: list[pl.DataFrame] = []
     left_out: dict[str, str] = {}
+    treated: dict[str, int] = {}
     for view in dataset.tests(unit.fold):
-        frames.append(model.predict(view).frame)
-        left_out.update(model.left_out(view))
+        forecast = model.forecast(view)
+        frames.append(forecast.prediction.frame)
+        left_out.update(forecast.left_out)
+        for note in forecast.notes:
+            treated[note.code] = treated.get(note.code, 0) + note.rows
     final = unit_folder(cache, unit.key)
     scratch = cache / "scratch" / f"{unit.key}-{uuid.uuid4().hex[:8]}"
     scratch.mkdir(parents=True)
@@ -215,6 +219,7 @@ def run_unit(unit: Unit, cache: Path) -> UnitResult:
             "fit_seconds": fit_seconds,
             "peak_gib": peak_gib,
             "left_out": left_out,
+            "treated": treated,
         }
         (scratch / "unit.json").write_text(json.dumps(facts, indent=1))
         final.parent.mkdir(parents=True, exist_ok=True)

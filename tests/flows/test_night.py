@@ -61,8 +61,8 @@ def manifest_of(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def nothing_published(home: Path) -> bool:
-    return not list(home.rglob("forecast.parquet")) + list(home.rglob("manifest.json")) + list(
-        home.rglob("current.json")
+    return (
+        not list(home.rglob("forecast.parquet")) + list(home.rglob("manifest.json")) + list(home.rglob("current.json"))
     )
 
 
@@ -248,9 +248,8 @@ def test_when_training_dies_every_series_still_gets_a_labelled_forecast(
 def test_when_every_model_dies_the_workloads_fallback_serves(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models.families.naive import __name__ as module
-
     import models.base as base
+    from models.families.naive import __name__ as module
 
     def die(self: Any, *args: Any, **kwargs: Any) -> Any:
         from nightcast.contracts.errors import TrainingError

@@ -170,7 +170,10 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
 def test_the_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     entry = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
 
-    assert "nightcast = flows.cli:app" in wheel.read(entry).decode()
+    target = PROJECT["project"]["scripts"]["nightcast"]
+    module, _, name = target.partition(":")
+    assert f"nightcast = {target}\n" in wheel.read(entry).decode()
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 # Imports.

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from models.base import Forecast
 from nightcast.contracts.columns import QUANTILES
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.panel import PanelDataset, PanelView
@@ -45,8 +46,8 @@ class Counting:
         rows = view.future.join(last, on="unique_id").with_columns(pl.lit(view.cutoff).alias("cutoff"))
         return Quantiles.of(rows.with_columns(pl.col("y").alias(name) for name in QUANTILES))
 
-    def left_out(self, view: PanelView) -> dict[str, str]:
-        return {}
+    def forecast(self, view: PanelView) -> Forecast:
+        return Forecast(self.predict(view), {}, ())
 
     def save(self, folder: Path) -> None:
         (folder / "model.json").write_text("{}")
