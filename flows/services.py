@@ -223,8 +223,16 @@ def call_api(base: str, path: str, body: Any = None, *, timeout: float = 10.0) -
     request = urllib.request.Request(base + path, data=data, headers={"Content-Type": "application/json"})
     # A proxy from the environment has no business between two processes of one machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=timeout) as answer:
-        text = answer.read()
+    for pause in (0.5, 1.0, 2.0, None):
+        try:
+            with opener.open(request, timeout=timeout) as answer:
+                text = answer.read()
+            break
+        except urllib.error.HTTPError as error:
+            # Prefect answers 503 while another writer has its SQLite database locked; nothing was done then.
+            if error.code != 503 or pause is None:
+                raise
+            time.sleep(pause)
     try:
         return json.loads(text)
     except ValueError:

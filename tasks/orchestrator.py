@@ -28,7 +28,8 @@ def use_prefect(settings: Settings) -> None:
     """Point this process at the home's Prefect, quietly and without calls home."""
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    # A failing night prints its one line by itself; Prefect would add its own traceback of the same error.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_CLI_PROMPT", "false")
     if "PREFECT_API_URL" in os.environ:

@@ -291,7 +291,11 @@ class Tracking:
     # inside
 
     def _past(self, workload: str) -> list[str]:
-        model = self.client.get_registered_model(registered_name(workload))
+        name = registered_name(workload)
+        found = self.client.search_registered_models(f"name = '{name}'")
+        if not found:
+            return []
+        model = found[0]
         return list(json.loads(model.tags.get(PREVIOUS, "[]")))
 
     def _remember(self, numbers: list[str], workload: str) -> None:

@@ -35,14 +35,17 @@ class SimplexCombiner:
     there are: estimated weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal means
     equal among the members that are about as good as the best baseline; the rest would only dilute them. The best
     baseline keeps at least `naive_floor`. Where the combination did worse than the best baseline on origins later than
-    those its weights came from, that baseline takes the whole weight: never worse than naive.
+    those its weights came from, by more than chance, that baseline takes the whole weight: never worse than naive.
 
     Attributes
     ----------
     naive_floor
         Least weight of the best baseline (or the equal weight, if that is less).
-    trim
-        The equal weights go to members whose loss is at most so many times the best baseline's.
+    caution
+        Origins at which half of the way from equal to optimal weights is gone (before `plan.shrinkage`).
+    trim, patience
+        The equal weights go to members whose loss is at most `1 + (trim - 1) (1 + patience / origins)` times the best
+        baseline's.
     diverged
         A member, no baseline, whose loss is more than so many times the members' median gets no weight.
     max_rows
@@ -55,7 +58,9 @@ class SimplexCombiner:
     """
 
     naive_floor: float = 0.05
+    caution: float = 6.0
     trim: float = 1.1
+    patience: float = 12.0
     diverged: float = 10.0
     max_rows: int = 4000
     judged_origins: int = 3
@@ -80,14 +85,17 @@ class SimplexCombiner:
         members, cubes = _cubes(oof)
         ends = dict(oof.group_by(CUTOFF).agg(pl.col(TIME).max()).rows())
         naive = [i for i, name in enumerate(members) if name in set(baselines)]
+        nested = self._nested(cubes, ends, plan, naive)
+        everything = {horizon: np.ones(len(cube.y), dtype=bool) for horizon, cube in cubes.items()}
+        guard = self._judge(cubes, everything, nested, naive)
+        pooled = _pooled(cubes, everything)
         weights: dict[str, dict[str, float]] = {}
         evidence: dict[str, dict[str, Any]] = {}
         for horizon, cube in cubes.items():
-            _, losses, learnt = self._nested(cube, ends, plan, naive)
-            found = self._learn(cube, np.ones(len(cube.y), dtype=bool), plan, naive)
-            guard = self._judge(cube, np.ones(len(cube.y), dtype=bool), losses, learnt, naive)
             if guard is not None and guard.worse:
                 found = _unit(len(members), guard.baseline)
+            else:
+                found = self._learn(cube, everything[horizon], plan, naive, pooled)
             weights[str(horizon)] = dict(zip(members, found.tolist(), strict=True))
             evidence[str(horizon)] = {
                 "rows": len(cube.y),
@@ -166,14 +174,17 @@ class SimplexCombiner:
         members, cubes = _cubes(oof)
         naive = [i for i, name in enumerate(members) if name in set(baselines)]
         ends = {cutoff: freq.shift(cutoff, horizon_steps) for cutoff in oof.get_column(CUTOFF).unique().to_list()}
+        nested = self._nested(cubes, ends, plan, naive)
+        guards: dict[datetime, _Verdict | None] = {}
         parts = []
-        for cube in cubes.values():
-            tables, losses, learnt = self._nested(cube, ends, plan, naive)
+        for horizon, cube in cubes.items():
             values = np.empty((len(cube.y), len(QUANTILES)))
             for i, cutoff in enumerate(cube.cutoffs):
-                closed = cube.closed(cutoff, ends)
-                guard = self._judge(cube, closed, losses, learnt, naive) if closed.any() else None
-                its = _unit(len(members), guard.baseline) if guard is not None and guard.worse else tables[i]
+                if cutoff not in guards:
+                    guards[cutoff] = self._judge(cubes, _closed(cubes, cutoff, ends), nested, naive)
+                guard = guards[cutoff]
+                learnt = nested[horizon].weights[i]
+                its = _unit(len(members), guard.baseline) if guard is not None and guard.worse else learnt
                 at = cube.origin == i
                 values[at] = _combined(cube.values[at], its)
             part = cube.keys.with_columns(
@@ -185,37 +196,45 @@ class SimplexCombiner:
         return pl.concat(parts).select(columns).sort(CUTOFF, ID, HORIZON)
 
     def _nested(
-        self, cube: _Cube, ends: Mapping[datetime, datetime], plan: CombinerPlan, naive: list[int]
-    ) -> tuple[list[Floats], Floats, Bools]:
-        """Per origin the weights its closed predecessors teach; per row the loss with them, and whether they taught."""
-        losses = np.empty(len(cube.y))
-        learnt = np.zeros(len(cube.y), dtype=bool)
-        tables: list[Floats] = []
-        known: tuple[bytes, Floats] | None = None
-        for i, cutoff in enumerate(cube.cutoffs):
-            closed = cube.closed(cutoff, ends)
-            if not closed.any():
-                weights = np.full(cube.values.shape[1], 1 / cube.values.shape[1])
-            elif known is not None and known[0] == closed.tobytes():
-                weights = known[1]
-            else:
-                weights = self._learn(cube, closed, plan, naive)
-                known = closed.tobytes(), weights
-            at = cube.origin == i
-            losses[at] = _loss(_combined(cube.values[at], weights), cube.y[at], cube.scale[at])
-            learnt[at] = closed.any()
-            tables.append(weights)
-        return tables, losses, learnt
+        self, cubes: Mapping[int, _Cube], ends: Mapping[datetime, datetime], plan: CombinerPlan, naive: list[int]
+    ) -> dict[int, _Nested]:
+        """Per horizon: what each origin's closed predecessors teach, and what came of it."""
+        out = {horizon: _Nested.empty(cube) for horizon, cube in cubes.items()}
+        cutoffs = sorted({cutoff for cube in cubes.values() for cutoff in cube.cutoffs})
+        known: dict[int, tuple[bytes, Floats]] = {}
+        for cutoff in cutoffs:
+            closed = _closed(cubes, cutoff, ends)
+            taught = any(mask.any() for mask in closed.values())
+            pooled = _pooled(cubes, closed) if taught else None
+            for horizon, cube in cubes.items():
+                if cutoff not in cube.cutoffs:
+                    continue
+                count = cube.values.shape[1]
+                if pooled is None or not closed[horizon].any():
+                    weights = np.full(count, 1 / count)
+                elif horizon in known and known[horizon][0] == closed[horizon].tobytes():
+                    weights = known[horizon][1]
+                else:
+                    weights = self._learn(cube, closed[horizon], plan, naive, pooled)
+                    known[horizon] = closed[horizon].tobytes(), weights
+                at = cube.origin == cube.cutoffs.index(cutoff)
+                its = out[horizon]
+                its.losses[at] = _loss(_combined(cube.values[at], weights), cube.y[at], cube.scale[at])
+                its.learnt[at] = closed[horizon].any()
+                its.weights.append(weights)
+        return out
 
-    def _learn(self, cube: _Cube, rows: Bools, plan: CombinerPlan, naive: list[int]) -> Floats:
-        """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor."""
+    def _learn(self, cube: _Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats) -> Floats:
+        """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor.
+
+        Who is worthy of an equal share is judged by `pooled`, the members' losses over all horizons: one horizon's
+        rows are too few to tell.
+        """
         count = cube.values.shape[1]
-        equal = np.full(count, 1 / count)
         if plan.method == "mean":
-            return equal
-        member_loss = np.array([_mean_or_nan(cube.member_loss[rows, i]) for i in range(count)])
-        seen = np.isfinite(member_loss)
-        usable = seen & ~(member_loss > self.diverged * np.nanmedian(member_loss))
+            return np.full(count, 1 / count)
+        seen = np.array([np.isfinite(cube.member_loss[rows, i]).any() for i in range(count)])
+        usable = seen & ~(pooled > self.diverged * np.nanmedian(pooled))
         usable[naive] = seen[naive]
         at = np.flatnonzero(rows)
         if len(at) > self.max_rows:
@@ -224,38 +243,66 @@ class SimplexCombiner:
         covered = np.isfinite(values[..., 0]).any(axis=1)
         values, at = values[covered], at[covered]
         anchors = [i for i in naive if usable[i]]
+        origins = len(np.unique(cube.origin[rows]))
         worthy = usable
         if anchors:
-            worthy = usable & (member_loss <= self.trim * min(member_loss[i] for i in anchors))
+            # A month that hit all wells alike can make any member look best: few origins exclude almost none.
+            margin = 1 + (self.trim - 1) * (1 + self.patience / origins)
+            worthy = usable & (pooled <= margin * min(pooled[i] for i in anchors))
         target = worthy / worthy.sum()
         best = np.zeros(count)
         best[usable] = _optimum(values, cube.y[at], cube.scale[at])
-        origins = len(np.unique(cube.origin[rows]))
-        shrinkage = plan.shrinkage + (1 - plan.shrinkage) * 2 / (2 + origins)
+        shrinkage = plan.shrinkage + (1 - plan.shrinkage) * self.caution / (self.caution + origins)
         weights: Floats = (1 - shrinkage) * best + shrinkage * target
         if anchors:
-            anchor = min(anchors, key=lambda i: member_loss[i])
+            anchor = min(anchors, key=lambda i: pooled[i])
             floor = min(self.naive_floor, 1 / usable.sum())
             if weights[anchor] < floor:
                 weights *= (1 - floor) / (1 - weights[anchor])
                 weights[anchor] = floor
         return np.asarray(weights / weights.sum())
 
-    def _judge(self, cube: _Cube, rows: Bools, losses: Floats, learnt: Bools, naive: list[int]) -> _Verdict | None:
-        """Hold the nested loss against the baseline that is hardest to beat on the same rows."""
-        judged = rows & learnt
-        if len(np.unique(cube.origin[judged])) < self.judged_origins:
-            judged = rows
-        verdict: _Verdict | None = None
-        for i in naive:
-            its = judged & np.isfinite(cube.member_loss[:, i])
-            if its.sum() * 2 < judged.sum() or not its.any():
-                continue
-            loss, reference = float(losses[its].mean()), float(cube.member_loss[its, i].mean())
-            found = _Verdict(i, loss, reference, len(np.unique(cube.origin[its])))
-            if verdict is None or loss - reference > verdict.loss - verdict.baseline_loss:
-                verdict = found
-        return verdict
+    def _judge(
+        self,
+        cubes: Mapping[int, _Cube],
+        rows: Mapping[int, Bools],
+        nested: Mapping[int, _Nested],
+        naive: list[int],
+    ) -> _Verdict | None:
+        """Hold the nested loss against the best baseline's, origin by origin, over all horizons.
+
+        The baseline takes over only where the evidence is more than chance: origins share shocks and their horizons
+        overlap, so about two in `H` origins count as independent.
+        """
+        judged = {h: rows[h] & nested[h].learnt for h in cubes}
+        pooled = _pooled(cubes, judged)
+        anchors = [i for i in naive if np.isfinite(pooled[i])]
+        if not anchors:
+            return None
+        anchor = min(anchors, key=lambda i: pooled[i])
+        sums: dict[datetime, list[float]] = {}
+        own, other = [], []
+        for horizon, cube in cubes.items():
+            reference = cube.member_loss[:, anchor]
+            at = judged[horizon] & np.isfinite(reference)
+            own.append(nested[horizon].losses[at])
+            other.append(reference[at])
+            for origin in np.unique(cube.origin[at]):
+                its = at & (cube.origin == origin)
+                gap = float((nested[horizon].losses[its] - reference[its]).mean())
+                sums.setdefault(cube.cutoffs[origin], []).append(gap)
+        if len(sums) < self.judged_origins:
+            return None
+        gaps = np.array([np.mean(values) for values in sums.values()])
+        independent = max(1.0, 2 * len(gaps) / max(2, len(cubes)))
+        error = float(gaps.std(ddof=1)) / np.sqrt(independent)
+        return _Verdict(
+            anchor,
+            float(np.concatenate(own).mean()),
+            float(np.concatenate(other).mean()),
+            len(gaps),
+            worse=float(gaps.mean()) > error + 1e-12,
+        )
 
 
 @dataclass(frozen=True)
@@ -264,11 +311,30 @@ class _Verdict:
     loss: float
     baseline_loss: float
     origins: int
+    worse: bool
 
-    @property
-    def worse(self) -> bool:
-        # Rounding must not move a combination that equals the baseline.
-        return self.loss > self.baseline_loss * (1 + 1e-9) + 1e-15
+
+@dataclass(frozen=True)
+class _Nested:
+    """One horizon: per origin the weights its past taught; per row the loss with them, and whether they were taught."""
+
+    weights: list[Floats]
+    losses: Floats
+    learnt: Bools
+
+    @classmethod
+    def empty(cls, cube: _Cube) -> _Nested:
+        return cls([], np.full(len(cube.y), np.nan), np.zeros(len(cube.y), dtype=bool))
+
+
+def _closed(cubes: Mapping[int, _Cube], cutoff: datetime, ends: Mapping[datetime, datetime]) -> dict[int, Bools]:
+    return {horizon: cube.closed(cutoff, ends) for horizon, cube in cubes.items()}
+
+
+def _pooled(cubes: Mapping[int, _Cube], rows: Mapping[int, Bools]) -> Floats:
+    """Each member's mean loss over some rows of all horizons; NaN where it has none."""
+    stacked = np.concatenate([cube.member_loss[rows[horizon]] for horizon, cube in cubes.items()])
+    return np.array([_mean_or_nan(stacked[:, i]) for i in range(stacked.shape[1])])
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def canonical_json(value: Any) -> str:
@@ -23,6 +23,9 @@ def hash_json(value: Any, *, length: int = 16) -> str:
 
 def hash_frame(frame: pl.DataFrame, *, length: int = 16) -> str:
     """The content hash of a frame: names, types, order of rows and values; NaN counts as null."""
+    import numpy as np
+    import polars as pl
+
     digest = hashlib.sha256()
     for name in frame.columns:
         column = frame.get_column(name)

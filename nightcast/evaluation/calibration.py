@@ -29,18 +29,22 @@ class ConformalQuantiles:
     residuals the k-th smallest covers the next with probability k / (n + 1), which is the position used (Vovk et al.
     2005; Romano, Patterson & Candès 2019 for quantile forecasts). Every series-origin has the same weight. Adjacent
     horizons are pooled until `min_rows` rows are together. The shift is shrunk to none by `min(1, n / min_rows)` and by
-    `o / (o + 1)` for `o` origins, whose series share their shocks.
+    `o / (o + 4)` for `o` origins, whose series share their shocks. The median's shift is a bias, which lasts least of
+    all; it is trusted by `o / (o + centre)` only, the levels' distances from the median by the former.
 
     Attributes
     ----------
     min_rows
         Rows a group of horizons should have.
+    centre
+        Origins at which half of a past bias of the median is believed to last.
     regime
         Column of the out-of-fold rows and of `scale` (such as `segment`) within which residuals are first divided by
         their typical size, so that quiet series get small shifts. None: one size for all.
     """
 
-    min_rows: int = 60
+    min_rows: int = 200
+    centre: float = 24.0
     regime: str | None = None
 
     def fit(self, oof: pl.DataFrame) -> dict[str, Any]:
@@ -63,20 +67,21 @@ class ConformalQuantiles:
             part = rows.filter(pl.col(HORIZON).is_in(horizons))
             weight = part.select(1.0 / pl.len().over(ID, CUTOFF)).to_series().to_numpy()
             origins = part.get_column(CUTOFF).n_unique()
-            trust = min(1.0, part.height / self.min_rows) * origins / (origins + 1)
+            trust = min(1.0, part.height / self.min_rows) * origins / (origins + 4)
             values = part.select(QUANTILES).to_numpy()
             residuals = (part.get_column(TARGET).to_numpy()[:, None] - values) / part.get_column(_EFFECTIVE).to_numpy()[
                 :, None
             ]
+            shifts = [_conformal_quantile(residuals[:, i], weight, level) for i, level in enumerate(LEVELS)]
+            full = shifts[LEVELS.index(0.5)]
+            middle = full * min(1.0, part.height / self.min_rows) * origins / (origins + self.centre)
             groups.append(
                 {
                     "horizons": horizons,
                     "rows": part.height,
                     "origins": origins,
                     "trust": trust,
-                    "shift": [
-                        trust * _conformal_quantile(residuals[:, i], weight, level) for i, level in enumerate(LEVELS)
-                    ],
+                    "shift": [middle + trust * (shift - full) for shift in shifts],
                 }
             )
         return {"method": "conformal", "regime": self.regime, "factors": factors, "groups": groups}

@@ -273,7 +273,8 @@ def load_workload_file(path: Path) -> WorkloadFile:
 
 def _config_error(path: Path, error: ValidationError) -> ConfigError:
     """The first fault of a file, in one line."""
-    faults = error.errors()
+    # An unknown key comes first: it is often the misspelt form of one that is missing.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     first = faults[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""

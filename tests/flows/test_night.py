@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 
 import polars as pl
 import pytest
+from prefect.settings import get_current_settings
 
 from nightcast.sources.generator.dirt import corrupt
 from tests.flows.panels import NAIVE, monthly_panel, write_workload
@@ -160,6 +161,7 @@ def test_a_killed_night_recomputes_nothing_finished_and_ends_with_the_same_bytes
     units = home / "cache" / "units"
     env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     env |= {"NIGHTCAST_PROCESSES": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env["PREFECT_API_URL"] = get_current_settings().api.url or ""
     command = [sys.executable, "-m", "flows.cli", "run", str(spec), "--preset", "ci", "--home", str(home)]
 
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -206,8 +208,6 @@ def test_a_corrupted_series_is_quarantined_by_name_and_served_by_a_labelled_fall
 
 
 def test_the_other_series_of_per_series_models_do_not_change(run: Run, tmp_path: Path) -> None:
-    from tasks.night import Night  # noqa: F401  # the members' out-of-fold rows lie in the night's folder
-
     frame = monthly_panel()
     dirty, ledger = corrupt(frame, share=0.3, seed=3, kinds=list(KINDS))
     bad = set(ledger.get_column("unique_id"))
@@ -256,7 +256,6 @@ def test_when_every_model_dies_the_workloads_fallback_serves(
 
         raise TrainingError("planted", expected="a fit", remedy="none")
 
-    assert module
     monkeypatch.setattr(base.Forecaster, "fit", die)
     answer = run(write_workload(tmp_path, monthly_panel()))
 

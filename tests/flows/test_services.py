@@ -1,5 +1,6 @@
 """`nightcast up`, for real: servers on free ports, a home of their own, nothing left behind."""
 
+import contextlib
 import json
 import os
 import signal
@@ -195,6 +196,31 @@ def test_doctor_sees_the_services_and_a_schedule_that_was_paused(services: Servi
     assert before[f"schedule {name}"].ok
     assert not paused[f"schedule {name}"].ok
     assert "paused" in paused[f"schedule {name}"].found
+
+
+def test_a_stop_in_the_middle_of_a_night_ends_its_processes_too(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+
+    def ours() -> list[str]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("NIGHTCAST_HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+        return found
+
+    with running_services(home, prefect_port=free_port(), mlflow_port=free_port()) as running:
+        night = deployed(running)["nightly-wells"]["id"]
+        asked = {"parameters": {"workload": "wells", "preset": "ci"}, "state": {"type": "SCHEDULED"}}
+        run = call_api(running.prefect_api_url, f"/deployments/{night}/create_flow_run", asked)["id"]
+        wait_until(
+            "the start of the night",
+            lambda: call_api(running.prefect_api_url, f"/flow_runs/{run}")["state_type"] == "RUNNING",
+            seconds=120,
+        )
+        assert any("prefect.flow_engine" in command or "prefect.engine" in command for command in ours())
+
+    assert ours() == []
 
 
 # `up` in a process of its own, and the ways it can end.
