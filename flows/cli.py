@@ -56,10 +56,6 @@ def _session(home: Path | None, as_json: bool, *, prefect: bool = False, bars: b
     from tasks.settings import get_settings
 
     settings = get_settings(home)
-    if prefect:
-        from tasks.orchestrator import use_prefect
-
-        use_prefect(settings)
     listener: Any
     if as_json:
         listener = progress.JsonLines()
@@ -68,7 +64,13 @@ def _session(home: Path | None, as_json: bool, *, prefect: bool = False, bars: b
     else:
         listener = progress.Plain()
     try:
-        with progress.on_screen(listener):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(progress.on_screen(listener))
+            if prefect:
+                from tasks.orchestrator import prefect_session
+
+                listener.stage("start")
+                stack.enter_context(prefect_session(settings))
             yield settings
     finally:
         if isinstance(listener, progress.Bars):

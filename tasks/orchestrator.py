@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -43,6 +46,58 @@ def use_prefect(settings: Settings) -> None:
         return
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+@contextmanager
+def prefect_session(settings: Settings) -> Iterator[None]:
+    """Prefect's API for the block: a running server, or one of our own that leaves no orphan behind.
+
+    A killed run cannot stop its server. Each server is written down with its owner; the next run in the same home ends
+    those whose owner is gone.
+    """
+    use_prefect(settings)
+    if "PREFECT_API_URL" in os.environ:
+        yield
+        return
+    folder = settings.root / "prefect" / "servers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for note in folder.glob("*.json"):
+        _reap(note)
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start()
+    assert server.server_process is not None  # started
+    note = folder / f"{os.getpid()}.json"
+    note.write_text(json.dumps({"owner": _stamp(os.getpid()), "server": _stamp(server.server_process.pid)}))
+    try:
+        yield
+    finally:
+        server.stop()
+        note.unlink(missing_ok=True)
+
+
+def _stamp(pid: int) -> list[float]:
+    """A process id with its start time: ids are used again."""
+    return [pid, psutil.Process(pid).create_time()]
+
+
+def _process(stamp: list[float]) -> psutil.Process | None:
+    try:
+        process = psutil.Process(int(stamp[0]))
+        return process if abs(process.create_time() - stamp[1]) < 1 else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _reap(note: Path) -> None:
+    facts = json.loads(note.read_text())
+    if _process(facts["owner"]) is not None:
+        return
+    orphan = _process(facts["server"])
+    if orphan is not None:
+        orphan.terminate()
+    note.unlink(missing_ok=True)
 
 
 def quiet_libraries() -> None:

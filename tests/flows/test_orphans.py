@@ -1,0 +1,55 @@
+"""A killed run leaves nothing running for long."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tasks.orchestrator import _reap, _stamp
+
+
+def sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+
+
+def test_a_server_whose_owner_is_gone_is_ended_and_others_are_left(tmp_path: Path) -> None:
+    owner, orphan, kept = sleeper(), sleeper(), sleeper()
+    dead = tmp_path / "dead.json"
+    alive = tmp_path / "alive.json"
+    dead.write_text(json.dumps({"owner": _stamp(owner.pid), "server": _stamp(orphan.pid)}))
+    alive.write_text(json.dumps({"owner": _stamp(os.getpid()), "server": _stamp(kept.pid)}))
+    owner.kill()
+    owner.wait()
+    try:
+        _reap(dead)
+        _reap(alive)
+
+        orphan.wait(timeout=20)
+        assert kept.poll() is None
+        assert not dead.exists()
+        assert alive.exists()
+    finally:
+        for process in (orphan, kept):
+            process.kill()
+            process.wait()
+
+
+def test_a_process_id_that_was_used_again_is_nobodys_orphan(tmp_path: Path) -> None:
+    stranger = sleeper()
+    note = tmp_path / "old.json"
+    started = psutil.Process(stranger.pid).create_time()
+    note.write_text(json.dumps({"owner": [2**22 + 1, 0.0], "server": [stranger.pid, started - 3600]}))
+    try:
+        _reap(note)
+        time.sleep(0.2)
+
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
