@@ -20,6 +20,7 @@ from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
 from tasks.settings import get_settings
 from tasks.tracking import CHAMPION, Tracking
+from workloads.stages import CHAMPION as CHAMPION_SERVES
 from workloads.stages import counts
 
 
@@ -72,7 +73,7 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
         progress.stage("forecast and publish")
         previous = steps.previous_forecast(night)
         with clock("forecast"):
-            served = steps.forecast_all(night, str(folder), None)
+            served = steps.forecast_all(night, str(folder), None, CHAMPION_SERVES)
         _, retired = night.workload.promised(night.raw())
         status = "published by the champion"
         facts = provenance() | {

@@ -28,7 +28,8 @@ from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
 from tasks.settings import Settings, get_settings
 from tasks.tracking import CHAMPION, Tracking, Version, registered_name
-from workloads.stages import Evaluation, counts
+from workloads.stages import CHAMPION as CHAMPION_SERVES
+from workloads.stages import ENSEMBLE, Evaluation, counts
 
 
 @flow(name="nightly", log_prints=False, validate_parameters=True)
@@ -118,7 +119,8 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         progress.stage("forecast and publish")
         previous = steps.previous_forecast(night)
         with clock("forecast"):
-            served = steps.forecast_all(night, folder, trained.reason)
+            label = ENSEMBLE if folder == trained.folder else CHAMPION_SERVES
+            served = steps.forecast_all(night, folder, trained.reason, label)
         owed, retired = workload.promised(night.raw())
         status = "published"
         if served.fallbacks:

@@ -297,7 +297,7 @@ def champion_gate(
 
 
 @task(name="forecast", cache_policy=NO_CACHE)
-def forecast_all(night: Night, folder: str | None, reason: str | None) -> Served:
+def forecast_all(night: Night, folder: str | None, reason: str | None, label: str) -> Served:
     """Forecast every promised series from a bundle, by the fallback chain, and judge the result."""
     workload, raw = night.workload, night.raw()
     dataset = None
@@ -320,6 +320,7 @@ def forecast_all(night: Night, folder: str | None, reason: str | None) -> Served
         bundle=model,
         dataset=dataset,
         finals=pl.read_parquet(finals) if finals.exists() else None,
+        label=label,
         reason=reason,
     )
     series, _ = workload.promised(raw)

@@ -34,6 +34,7 @@ from nightcast.contracts.workload import Workload
 from nightcast.evaluation.walk_forward import Outcome, score_rows
 
 ENSEMBLE = "ensemble"
+CHAMPION = "champion"
 SIMPLE = "simple_ensemble"
 
 
@@ -211,6 +212,7 @@ def serve(
     bundle: Bundle | None,
     dataset: Any | None,
     finals: pl.DataFrame | None = None,
+    label: str = ENSEMBLE,
     reason: str | None = None,
 ) -> Served:
     """Forecast every promised series by the chain: ensemble, simple ensemble, the workload's fallback.
@@ -221,8 +223,10 @@ def serve(
         The fitted ensemble and tonight's prepared data; None if training or preparation died.
     finals
         Forecasts of those final fits that did finish, for the simple ensemble when there is no bundle.
+    label
+        Whose bundle it is: tonight's `ensemble` or the `champion` of an earlier night.
     reason
-        Why there is no bundle, for the label.
+        Why tonight's ensemble does not serve, if it failed.
     """
     series, _ = workload.promised(raw)
     values = workload.prediction.value_columns()
@@ -234,7 +238,7 @@ def serve(
         scale = workload.scale(dataset, [dataset.as_of])
         predictions, failures = bundle.predict_members(view)
         if predictions:
-            label, note = ENSEMBLE, None
+            note = reason
             try:
                 joined = bundle.join(predictions, failures, scale)
             except Exception as error:  # noqa: BLE001  # the next link of the chain takes over, labelled

@@ -243,6 +243,39 @@ def test_when_training_dies_every_series_still_gets_a_labelled_forecast(
     assert rows.get_column("fallback_reason").str.contains("MemoryError").all()
 
 
+def test_when_training_dies_the_champion_of_an_earlier_night_serves(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import steps
+
+    frame = monthly_panel()
+    spec = write_workload(tmp_path, frame.filter(pl.col("ds") < datetime(2021, 12, 1)))
+    run(spec)
+    write_workload(tmp_path, frame)
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(steps, "evaluate", die)
+    answer = run(spec)
+
+    rows = forecast_of(answer)
+    assert rows.get_column("cutoff").unique().to_list() == [datetime(2021, 12, 1)]
+    assert rows.get_column("model_used").unique().to_list() == ["champion"]
+    assert rows.get_column("fallback_reason").str.contains("MemoryError").all()
+    assert manifest_of(answer)["serving_version"] == "1"
+
+
+def test_when_the_deadline_passes_what_is_there_is_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTCAST_DEADLINE_SECONDS", "0.01")
+    answer = run(write_workload(tmp_path, monthly_panel()))
+
+    assert forecast_of(answer).get_column("unique_id").n_unique() == 20
+    assert {failure["kind"] for failure in manifest_of(answer)["failures"]} == {"deadline"}
+
+
 def test_when_every_model_dies_the_workloads_fallback_serves(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,6 +322,7 @@ def test_the_champion_forecasts_new_rows_without_training_and_nothing_new_publis
 
     assert first["as_of"].startswith("2021-12-01")
     assert first["status"] == "published by the champion"
+    assert forecast_of(first).get_column("model_used").unique().to_list() == ["champion"]
     assert second["status"] == "already published"
     assert len(list((home / "cache/units").glob("*/*"))) == units
     assert forecast_of(first).get_column("unique_id").n_unique() == 20
