@@ -21,7 +21,6 @@ from tasks.provenance import provenance
 from tasks.settings import get_settings
 from tasks.tracking import CHAMPION, Tracking
 from workloads.stages import CHAMPION as CHAMPION_SERVES
-from workloads.stages import counts
 
 
 @flow(name="forecast", log_prints=False)
@@ -74,7 +73,6 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
         previous = steps.previous_forecast(night)
         with clock("forecast"):
             served = steps.forecast_all(night, str(folder), None, CHAMPION_SERVES)
-        _, retired = night.workload.promised(night.raw())
         status = "published by the champion"
         facts = provenance() | {
             "registered_version": champion.number,
@@ -86,16 +84,8 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
             "recipe": champion.recipe_hash,
             "source": night.raw().origin,
         }
-        manifest = {
-            **facts,
-            "status": status,
-            "horizon": night.raw().schema.horizon,
-            "registered_model": f"nightcast-{night.name}",
-            "counts": counts(served, night.raw(), night.verdict("raw"), retired),
-            "quarantine": {k: list(v) for k, v in night.verdict("raw").quarantined.items()},
-            "decision": None,
-            "failures": [{"model": k, "reason": v} for k, v in served.failures.items()],
-        }
+        failures = [{"model": label, "fold": "forecast", "reason": why} for label, why in served.failures.items()]
+        manifest = steps.manifest(night, served, facts, status=status, decision=None, failures=failures)
         with clock("publish"):
             publication = steps.publish(night, served, manifest, lease)
         progress.stage("report")

@@ -27,9 +27,9 @@ from tasks.pages import page_artifacts, page_to_tracking, report_of, report_path
 from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
 from tasks.settings import Settings, get_settings
-from tasks.tracking import CHAMPION, Tracking, Version, registered_name
+from tasks.tracking import CHAMPION, Tracking, Version
 from workloads.stages import CHAMPION as CHAMPION_SERVES
-from workloads.stages import ENSEMBLE, Evaluation, counts
+from workloads.stages import ENSEMBLE, Evaluation
 
 
 @flow(name="nightly", log_prints=False, validate_parameters=True)
@@ -111,7 +111,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
                 trained.decision = compare_with_champion(night, trained.evaluation, champion, tracking, progress)
         except Exception as error:  # noqa: BLE001  # whatever training died of, the morning gets its forecast
             trained.reason = f"training failed: {type(error).__name__}: {error}"
-            progress.say(trained.reason)
+            progress.say(f"{trained.reason} (traceback: {steps.keep_traceback(night, error)})")
 
         progress.stage("register")
         with clock("register"):
@@ -121,7 +121,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         with clock("forecast"):
             label = ENSEMBLE if folder == trained.folder else CHAMPION_SERVES
             served = steps.forecast_all(night, folder, trained.reason, label)
-        owed, retired = workload.promised(night.raw())
+        owed, _ = workload.promised(night.raw())
         status = "published"
         if served.fallbacks:
             status = f"published, {len(served.fallbacks)} of {len(owed)} series by fallback"
@@ -138,16 +138,8 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
             "preset": night.preset,
             "source": night.raw().origin,
         }
-        manifest = {
-            **facts,
-            "status": status,
-            "horizon": night.raw().schema.horizon,
-            "registered_model": registered_name(night.name),
-            "counts": counts(served, night.raw(), night.verdict("raw"), retired),
-            "quarantine": {k: list(v) for k, v in night.verdict("raw").quarantined.items()},
-            "decision": trained.decision.to_json() if trained.decision else None,
-            "failures": [failure.to_json() for failure in trained.out.failures] if trained.out else [],
-        }
+        failures = [failure.to_json() for failure in trained.out.failures] if trained.out else []
+        manifest = steps.manifest(night, served, facts, status=status, decision=trained.decision, failures=failures)
         with clock("publish"):
             publication = steps.publish(night, served, manifest, lease)
         progress.stage("report")

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,12 @@ class Night:
     def verdict(self, gate: str) -> Verdict:
         """A gate's verdict."""
         return Verdict.from_json(json.loads((self.path / f"verdict-{gate}.json").read_text()))
+
+    def judged(self) -> Verdict:
+        """The raw and the feature gate's verdicts as one: who is in quarantine, and why."""
+        first = self.verdict("raw")
+        later = [v for v in self.verdicts() if v.gate == "features"]
+        return replace(first, findings=first.findings + tuple(f for v in later for f in v.findings))
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep a gate's verdict."""

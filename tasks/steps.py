@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,10 +31,11 @@ from nightcast.storage import Store, open_store
 from tasks.night import Mode, Night, clock, load_workload, owner, owner_is_dead, parse_as_of, write_text
 from tasks.provenance import provenance
 from tasks.settings import Settings
-from tasks.tracking import Tracking, Version
+from tasks.tracking import Tracking, Version, registered_name
 from workloads.stages import (
     Evaluation,
     Served,
+    counts,
     decide,
     evaluate,
     history_of,
@@ -221,6 +223,13 @@ def fit(unit: Unit, settings: Settings, deadline: float | None) -> UnitResult | 
     return pool_of(settings).run(unit)
 
 
+def keep_traceback(night: Night, error: BaseException) -> Path:
+    """Write down what training died of; returns the file."""
+    path = night.path / "training-error.txt"
+    write_text(path, "".join(traceback.format_exception(error)))
+    return path
+
+
 def keep_finals(night: Night, out: Outcome) -> None:
     """Keep the final fits' own forecasts, in case nothing can be made of them."""
     if out.final_models():
@@ -315,7 +324,7 @@ def forecast_all(night: Night, folder: str | None, reason: str | None, label: st
     served = serve(
         workload,
         raw,
-        night.verdict("raw"),
+        night.judged(),
         night.night_id,
         bundle=model,
         dataset=dataset,
@@ -339,6 +348,30 @@ def forecast_all(night: Night, folder: str | None, reason: str | None, label: st
         replace(again, budget=1.0).raise_if_stopped()
     served.frame.write_parquet(night.path / "forecast.parquet")
     return served
+
+
+def manifest(
+    night: Night,
+    served: Served,
+    facts: dict[str, str],
+    *,
+    status: str,
+    decision: Decision | None,
+    failures: list[dict[str, str]],
+) -> dict[str, Any]:
+    """What stands in `manifest.json` beside what publishing adds itself."""
+    raw, verdict = night.raw(), night.judged()
+    _, retired = night.workload.promised(raw)
+    return {
+        **facts,
+        "status": status,
+        "horizon": raw.schema.horizon,
+        "registered_model": registered_name(night.name),
+        "counts": counts(served, raw, verdict, retired),
+        "quarantine": {series: list(reasons) for series, reasons in verdict.quarantined.items()},
+        "decision": decision.to_json() if decision else None,
+        "failures": failures,
+    }
 
 
 @task(name="publish", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_transient)
@@ -382,7 +415,7 @@ def register(
     evidence.mkdir(exist_ok=True)
     evaluation.ensemble.write_parquet(evidence / "ensemble.parquet")
     series, _ = workload.promised(raw)
-    names = [name for name in series if name not in night.verdict("raw").quarantined][:EXAMPLE_SERIES]
+    names = [name for name in series if name not in night.judged().quarantined][:EXAMPLE_SERIES]
     columns = [ID, TIME, TARGET, *raw.schema.covariates, SERIES_ROLE]
     example = raw.frame.filter(pl.col(ID).is_in(names) & (pl.col(SERIES_ROLE) == ROLE_TARGET)).select(columns)
     output = pl.DataFrame(

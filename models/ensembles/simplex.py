@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,8 +35,9 @@ class SimplexCombiner:
     Weights are learnt per horizon, then moved towards equal ones by `plan.shrinkage`, and further the fewer origins
     there are: estimated weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal means
     equal among the members that are about as good as the best baseline; the rest would only dilute them. The best
-    baseline keeps at least `naive_floor`. Where the combination did worse than the best baseline on origins later than
-    those its weights came from, by more than chance, that baseline takes the whole weight: never worse than naive.
+    baseline keeps at least `naive_floor`. If the combination (learnt, or the mean) did worse than the best baseline on
+    origins later than those its weights came from, by more than chance, that baseline takes the whole weight at every
+    horizon it forecasts. Members are compared by their losses over all horizons; one horizon's rows tell too little.
 
     Attributes
     ----------
@@ -47,12 +49,12 @@ class SimplexCombiner:
         The equal weights go to members whose loss is at most `1 + (trim - 1) (1 + patience / origins)` times the best
         baseline's.
     diverged
-        A member, no baseline, whose loss is more than so many times the members' median gets no weight.
+        A member, no baseline, whose loss is more than so many times the members' median gets no weight, unless no
+        other member forecasts the horizon.
     max_rows
         Rows per horizon the weights are learnt from; more are thinned evenly.
     judged_origins
-        Origins with learnt weights that the guard wants to see; with fewer it judges all origins, those without any
-        closed origin before them by equal weights.
+        Origins with closed ones before them that the guard wants to see (two at least); with fewer it does not act.
     label
         Name of the ensemble in tables.
     """
@@ -79,8 +81,14 @@ class SimplexCombiner:
         Returns
         -------
         dict
-            `members`, `weights` (horizon -> label -> weight, each horizon sums to one) and `evidence` (horizon -> rows,
-            origins, loss of combination and best baseline on later origins, whether the guard acted), as JSON values.
+            `members`, `weights` (horizon -> label -> weight, each horizon sums to one) and `evidence` (horizon -> its
+            rows and origins; the origins judged, the loss of combination and best baseline on them, over all horizons;
+            whether the guard acted there), as JSON values.
+
+        Raises
+        ------
+        ConfigError
+            If there are no rows, columns are missing, a row repeats, or an outcome or scale is unknown.
         """
         members, cubes = _cubes(oof)
         ends = dict(oof.group_by(CUTOFF).agg(pl.col(TIME).max()).rows())
@@ -88,11 +96,12 @@ class SimplexCombiner:
         nested = self._nested(cubes, ends, plan, naive)
         everything = {horizon: np.ones(len(cube.y), dtype=bool) for horizon, cube in cubes.items()}
         guard = self._judge(cubes, everything, nested, naive)
-        pooled = _pooled(cubes, everything)
+        pooled = self._standing(cubes, everything, naive)
         weights: dict[str, dict[str, float]] = {}
         evidence: dict[str, dict[str, Any]] = {}
         for horizon, cube in cubes.items():
-            if guard is not None and guard.worse:
+            acts = _takes_over(guard, cube, everything[horizon])
+            if guard is not None and acts:
                 found = _unit(len(members), guard.baseline)
             else:
                 found = self._learn(cube, everything[horizon], plan, naive, pooled)
@@ -104,7 +113,7 @@ class SimplexCombiner:
                 "loss": None if guard is None else guard.loss,
                 "baseline": None if guard is None else members[guard.baseline],
                 "baseline_loss": None if guard is None else guard.baseline_loss,
-                "guard": guard is not None and guard.worse,
+                "guard": acts,
             }
         return {"members": list(members), "weights": weights, "evidence": evidence}
 
@@ -183,8 +192,9 @@ class SimplexCombiner:
                 if cutoff not in guards:
                     guards[cutoff] = self._judge(cubes, _closed(cubes, cutoff, ends), nested, naive)
                 guard = guards[cutoff]
-                learnt = nested[horizon].weights[i]
-                its = _unit(len(members), guard.baseline) if guard is not None and guard.worse else learnt
+                its = nested[horizon].weights[i]
+                if guard is not None and _takes_over(guard, cube, cube.closed(cutoff, ends)):
+                    its = _unit(len(members), guard.baseline)
                 at = cube.origin == i
                 values[at] = _combined(cube.values[at], its)
             part = cube.keys.with_columns(
@@ -201,41 +211,45 @@ class SimplexCombiner:
         """Per horizon: what each origin's closed predecessors teach, and what came of it."""
         out = {horizon: _Nested.empty(cube) for horizon, cube in cubes.items()}
         cutoffs = sorted({cutoff for cube in cubes.values() for cutoff in cube.cutoffs})
-        known: dict[int, tuple[bytes, Floats]] = {}
+        seen: list[datetime] = []
+        pooled: Floats | None = None
+        known: dict[int, Floats] = {}
         for cutoff in cutoffs:
             closed = _closed(cubes, cutoff, ends)
-            taught = any(mask.any() for mask in closed.values())
-            pooled = _pooled(cubes, closed) if taught else None
+            past = [origin for origin in cutoffs if ends[origin] <= cutoff]
+            # An origin that closed at another horizon only changes the members' standing, hence these weights too.
+            if past != seen:
+                seen, known = past, {}
+                pooled = self._standing(cubes, closed, naive)
             for horizon, cube in cubes.items():
                 if cutoff not in cube.cutoffs:
                     continue
-                count = cube.values.shape[1]
-                if pooled is None or not closed[horizon].any():
-                    weights = np.full(count, 1 / count)
-                elif horizon in known and known[horizon][0] == closed[horizon].tobytes():
-                    weights = known[horizon][1]
+                taught = bool(closed[horizon].any())
+                if pooled is None or not taught:
+                    weights = np.full(cube.values.shape[1], 1 / cube.values.shape[1])
                 else:
-                    weights = self._learn(cube, closed[horizon], plan, naive, pooled)
-                    known[horizon] = closed[horizon].tobytes(), weights
+                    if horizon not in known:
+                        known[horizon] = self._learn(cube, closed[horizon], plan, naive, pooled)
+                    weights = known[horizon]
                 at = cube.origin == cube.cutoffs.index(cutoff)
                 its = out[horizon]
                 its.losses[at] = _loss(_combined(cube.values[at], weights), cube.y[at], cube.scale[at])
-                its.learnt[at] = closed[horizon].any()
+                its.learnt[at] = taught
                 its.weights.append(weights)
         return out
 
     def _learn(self, cube: _Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats) -> Floats:
         """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor.
 
-        Who is worthy of an equal share is judged by `pooled`, the members' losses over all horizons: one horizon's
-        rows are too few to tell.
+        Who is worthy of an equal share is judged by `pooled`, the members' standing over all horizons.
         """
         count = cube.values.shape[1]
         if plan.method == "mean":
             return np.full(count, 1 / count)
         seen = np.array([np.isfinite(cube.member_loss[rows, i]).any() for i in range(count)])
-        usable = seen & ~(pooled > self.diverged * np.nanmedian(pooled))
-        usable[naive] = seen[naive]
+        usable = seen & np.isfinite(pooled)
+        if not usable.any():
+            usable = seen
         at = np.flatnonzero(rows)
         if len(at) > self.max_rows:
             at = at[np.linspace(0, len(at) - 1, self.max_rows).astype(int)]
@@ -262,6 +276,31 @@ class SimplexCombiner:
                 weights[anchor] = floor
         return np.asarray(weights / weights.sum())
 
+    def _standing(self, cubes: Mapping[int, _Cube], rows: Mapping[int, Bools], naive: list[int]) -> Floats:
+        """Each member's mean loss over some rows of all horizons; NaN if it has none, infinite if it diverged.
+
+        A row that a member lacks counts as the baselines' median there (the members', if there is no baseline): who
+        forecasts only the far horizons, or only the easy wells, is neither worse nor better for that.
+        """
+        losses = np.concatenate([cube.member_loss[rows[horizon]] for horizon, cube in cubes.items()])
+        present = np.isfinite(losses)
+        out = np.full(losses.shape[1], np.nan)
+        if not len(losses):
+            return out
+        own = np.array([losses[present[:, i], i].mean() if present[:, i].any() else np.nan for i in range(len(out))])
+        typical = np.empty(len(losses))
+        anchored = present[:, naive].any(axis=1)
+        if anchored.any():
+            typical[anchored] = np.nanmedian(losses[np.ix_(anchored, naive)], axis=1)
+        if not anchored.all():
+            typical[~anchored] = np.nanmedian(losses[~anchored], axis=1)
+        for i in np.flatnonzero(np.isfinite(own)):
+            out[i] = np.where(present[:, i], losses[:, i], typical).mean()
+        diverged = own > self.diverged * np.nanmedian(own)
+        diverged[naive] = False
+        out[diverged] = np.inf
+        return out
+
     def _judge(
         self,
         cubes: Mapping[int, _Cube],
@@ -269,39 +308,39 @@ class SimplexCombiner:
         nested: Mapping[int, _Nested],
         naive: list[int],
     ) -> _Verdict | None:
-        """Hold the nested loss against the best baseline's, origin by origin, over all horizons.
+        """Hold the nested loss against the baseline that is hardest to beat, origin by origin, over all horizons.
 
         The baseline takes over only where the evidence is more than chance: origins share shocks and their horizons
-        overlap, so about two in `H` origins count as independent.
+        overlap, so about two in `H` origins count as independent. Baselines that cover less than half of the rows are
+        not asked.
         """
         judged = {h: rows[h] & nested[h].learnt for h in cubes}
-        pooled = _pooled(cubes, judged)
-        anchors = [i for i in naive if np.isfinite(pooled[i])]
-        if not anchors:
+        own = np.concatenate([nested[h].losses[judged[h]] for h in cubes])
+        others = np.concatenate([cube.member_loss[judged[h]] for h, cube in cubes.items()])
+        known = np.isfinite(others)
+        asked = [i for i in naive if 0 < len(own) <= 2 * known[:, i].sum()]
+        if not asked:
             return None
-        anchor = min(anchors, key=lambda i: pooled[i])
-        sums: dict[datetime, list[float]] = {}
-        own, other = [], []
-        for horizon, cube in cubes.items():
-            reference = cube.member_loss[:, anchor]
-            at = judged[horizon] & np.isfinite(reference)
-            own.append(nested[horizon].losses[at])
-            other.append(reference[at])
-            for origin in np.unique(cube.origin[at]):
-                its = at & (cube.origin == origin)
-                gap = float((nested[horizon].losses[its] - reference[its]).mean())
-                sums.setdefault(cube.cutoffs[origin], []).append(gap)
-        if len(sums) < self.judged_origins:
+        anchor = max(asked, key=lambda i: (own - others[:, i])[known[:, i]].mean())
+        keys = pl.concat([cube.keys.select(CUTOFF, HORIZON).filter(judged[h]) for h, cube in cubes.items()])
+        # Horizons weigh equally within an origin, origins equally in all.
+        table = (
+            keys.with_columns(pl.Series("gap", own - others[:, anchor]))
+            .filter(known[:, anchor])
+            .group_by(CUTOFF, HORIZON, maintain_order=True)
+            .agg(pl.col("gap").mean())
+        )
+        gaps = table.group_by(CUTOFF, maintain_order=True).agg(pl.col("gap").mean()).get_column("gap").to_numpy()
+        if len(gaps) < max(2, self.judged_origins):
             return None
-        gaps = np.array([np.mean(values) for values in sums.values()])
-        independent = max(1.0, 2 * len(gaps) / max(2, len(cubes)))
-        error = float(gaps.std(ddof=1)) / np.sqrt(independent)
+        independent = max(1.0, 2 * len(gaps) / max(2, table.get_column(HORIZON).n_unique()))
+        error = float(gaps.std(ddof=1)) / math.sqrt(independent)
         return _Verdict(
             anchor,
-            float(np.concatenate(own).mean()),
-            float(np.concatenate(other).mean()),
+            float(own[known[:, anchor]].mean()),
+            float(others[known[:, anchor], anchor].mean()),
             len(gaps),
-            worse=float(gaps.mean()) > error + 1e-12,
+            worse=bool(gaps.mean() > error + 1e-12),
         )
 
 
@@ -331,10 +370,9 @@ def _closed(cubes: Mapping[int, _Cube], cutoff: datetime, ends: Mapping[datetime
     return {horizon: cube.closed(cutoff, ends) for horizon, cube in cubes.items()}
 
 
-def _pooled(cubes: Mapping[int, _Cube], rows: Mapping[int, Bools]) -> Floats:
-    """Each member's mean loss over some rows of all horizons; NaN where it has none."""
-    stacked = np.concatenate([cube.member_loss[rows[horizon]] for horizon, cube in cubes.items()])
-    return np.array([_mean_or_nan(stacked[:, i]) for i in range(stacked.shape[1])])
+def _takes_over(guard: _Verdict | None, cube: _Cube, rows: Bools) -> bool:
+    """Whether the guard acts at a horizon: a baseline that never forecast it cannot."""
+    return guard is not None and guard.worse and bool(np.isfinite(cube.member_loss[rows, guard.baseline]).any())
 
 
 @dataclass(frozen=True)
@@ -372,6 +410,13 @@ def _cubes(oof: pl.DataFrame) -> tuple[list[str], dict[int, _Cube]]:
             remedy="give members different labels",
         )
     oof = _scaled(oof)
+    unknown = oof.filter(~pl.all_horizontal(pl.col(TARGET, _SCALE).cast(pl.Float64).is_finite().fill_null(False)))
+    if unknown.height:
+        raise ConfigError(
+            f"{unknown.height} out-of-fold rows have no actual or no scale, first of series {unknown[ID][0]!r}",
+            expected="rows whose outcome and scale are known",
+            remedy="drop rows with a null `y`, join the scale of every series and cutoff",
+        )
     members: list[str] = oof.get_column(MODEL).unique().sort().to_list()
     place = {name: i for i, name in enumerate(members)}
     cubes = {}
@@ -408,11 +453,6 @@ def _loss(values: Floats, y: Floats, scale: Floats) -> Floats:
     """Mean pinball loss over levels, per row, over the scale; NaN where the values are."""
     above = y[:, None] - values
     return np.asarray(np.maximum(_LEVELS * above, (_LEVELS - 1) * above).mean(axis=1) / scale)
-
-
-def _mean_or_nan(values: Floats) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def _unit(count: int, index: int) -> Floats:

@@ -19,6 +19,8 @@ from nightcast.evaluation.scores import check_columns
 
 _SCALE = "scale"
 _EFFECTIVE = "_effective_scale"
+_ORIGINS = 4
+"""Origins at which half of the shifts relative to the median's is trusted."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,16 @@ class ConformalQuantiles:
     With `r = (y - q_tau) / scale`, the level tau moves by `scale` times the tau-quantile of `r`; of `n` exchangeable
     residuals the k-th smallest covers the next with probability k / (n + 1), which is the position used (Vovk et al.
     2005; Romano, Patterson & Candès 2019 for quantile forecasts). Every series-origin has the same weight. Adjacent
-    horizons are pooled until `min_rows` rows are together. The shift is shrunk to none by `min(1, n / min_rows)` and by
-    `o / (o + 4)` for `o` origins, whose series share their shocks. The median's shift is a bias, which lasts least of
-    all; it is trusted by `o / (o + centre)` only, the levels' distances from the median by the former.
+    horizons are pooled until `min_rows` rows are together. Shifts are shrunk to none by `min(1, n / min_rows)` and, as
+    series share their shocks, for few origins `o`: the levels' shifts relative to the median's by `o / (o + 4)`, the
+    median's own, a bias, which lasts least of all, by `o / (o + centre)`.
 
     Attributes
     ----------
     min_rows
         Rows a group of horizons should have.
     centre
-        Origins at which half of a past bias of the median is believed to last.
+        Origins at which half of a past bias of the median is believed to last. 0: all of it, always.
     regime
         Column of the out-of-fold rows and of `scale` (such as `segment`) within which residuals are first divided by
         their typical size, so that quiet series get small shifts. None: one size for all.
@@ -54,8 +56,31 @@ class ConformalQuantiles:
         ----------
         oof
             `unique_id, cutoff, horizon, q10 .. q90, y, scale` (and the regime column), one model.
+
+        Returns
+        -------
+        dict
+            `method`, `regime`, `factors` (of the regimes' sizes) and `groups`: `horizons`, `rows`, `origins`, `shift`
+            per level, and `trust`, by which shifts relative to the median's were shrunk.
+
+        Raises
+        ------
+        ConfigError
+            If a column is missing, or a row has no actual or no positive scale.
         """
         check_columns(oof, (ID, CUTOFF, HORIZON, *QUANTILES, TARGET, _SCALE), what="out-of-fold rows")
+        unknown = oof.filter(
+            ~(
+                pl.col(TARGET).cast(pl.Float64).is_finite() & pl.col(_SCALE).is_finite() & (pl.col(_SCALE) > 0)
+            ).fill_null(False)
+        )
+        if unknown.height:
+            raise ConfigError(
+                f"{unknown.height} out-of-fold rows have no actual or no positive scale, first of series "
+                f"{unknown[ID][0]!r}",
+                expected="rows whose outcome and scale are known",
+                remedy="drop rows with a null `y`, join the scale of every series and cutoff",
+            )
         factors: dict[str, float] = {}
         if self.regime is not None:
             check_columns(oof, (self.regime,), what="out-of-fold rows")
@@ -67,14 +92,15 @@ class ConformalQuantiles:
             part = rows.filter(pl.col(HORIZON).is_in(horizons))
             weight = part.select(1.0 / pl.len().over(ID, CUTOFF)).to_series().to_numpy()
             origins = part.get_column(CUTOFF).n_unique()
-            trust = min(1.0, part.height / self.min_rows) * origins / (origins + 4)
+            enough = min(1.0, part.height / self.min_rows)
+            trust = enough * origins / (origins + _ORIGINS)
             values = part.select(QUANTILES).to_numpy()
             residuals = (part.get_column(TARGET).to_numpy()[:, None] - values) / part.get_column(_EFFECTIVE).to_numpy()[
                 :, None
             ]
             shifts = [_conformal_quantile(residuals[:, i], weight, level) for i, level in enumerate(LEVELS)]
             full = shifts[LEVELS.index(0.5)]
-            middle = full * min(1.0, part.height / self.min_rows) * origins / (origins + self.centre)
+            middle = full * enough * origins / (origins + self.centre)
             groups.append(
                 {
                     "horizons": horizons,

@@ -57,14 +57,14 @@ def share_below(prediction: Quantiles, frame: pl.DataFrame) -> list[float]:
 
 @pytest.mark.parametrize(("stated", "offset"), [(0.3, 0.0), (3.0, 0.0), (1.0, 0.8), (0.5, -1.2)])
 def test_levels_hold_what_they_say_after_calibration_on_exchangeable_rows(stated: float, offset: float):
-    table = ConformalQuantiles().fit(rows(1, origins=200, stated=stated, offset=offset))
+    table = ConformalQuantiles(centre=0).fit(rows(1, origins=200, stated=stated, offset=offset))
     fresh = rows(2, stated=stated, offset=offset)
 
     below = share_below(ConformalQuantiles().apply(*split(fresh), table), fresh)
 
     for level, share in zip(LEVELS, below, strict=True):
         low, high = binom.interval(0.9999, fresh.height, level)
-        # Learning from 10 000 rows and trusting 200 origins by 200/201 moves the level by less than 0.02.
+        # Learning from 10 000 rows and trusting 200 origins by 200/204 moves the level by less than 0.02.
         assert low / fresh.height - 0.02 <= share <= high / fresh.height + 0.02, level
 
 
@@ -94,13 +94,34 @@ def test_adjacent_horizons_are_pooled_until_enough_rows_are_together():
 
 
 def test_few_rows_and_few_origins_earn_little_trust():
-    many = ConformalQuantiles().fit(rows(7, origins=99, series=2, horizons=1))["groups"][0]["trust"]
-    few_rows = ConformalQuantiles().fit(rows(7, origins=3, series=5, horizons=1))["groups"][0]["trust"]
-    one_origin = ConformalQuantiles().fit(rows(7, origins=1, series=100, horizons=1))["groups"][0]["trust"]
+    many = ConformalQuantiles().fit(rows(7, origins=96, series=3, horizons=1))["groups"][0]["trust"]
+    few_rows = ConformalQuantiles().fit(rows(7, origins=4, series=5, horizons=1))["groups"][0]["trust"]
+    one_origin = ConformalQuantiles().fit(rows(7, origins=1, series=200, horizons=1))["groups"][0]["trust"]
 
-    assert many == pytest.approx(0.99)
-    assert few_rows == pytest.approx(15 / 60 * 3 / 4)
-    assert one_origin == pytest.approx(0.5)
+    assert many == pytest.approx(0.96)
+    assert few_rows == pytest.approx(20 / 200 * 4 / 8)
+    assert one_origin == pytest.approx(1 / 5)
+
+
+def test_a_past_bias_of_the_median_is_believed_by_half_at_as_many_origins_as_centre_says():
+    biased = rows(7, origins=24, series=60, horizons=1, offset=5.0)
+
+    def shift_of_median(centre: float) -> float:
+        return float(ConformalQuantiles(centre=centre).fit(biased)["groups"][0]["shift"][QUANTILES.index("q50")])
+
+    assert shift_of_median(24) == pytest.approx(0.5 * shift_of_median(0))
+    assert shift_of_median(0) == pytest.approx(5.0, abs=0.2)
+
+
+def test_the_distances_from_the_median_are_mended_whatever_is_believed_of_its_bias():
+    narrow = rows(7, origins=96, series=60, horizons=1, stated=0.3, offset=5.0)
+
+    def width(centre: float) -> float:
+        shift = ConformalQuantiles(centre=centre).fit(narrow)["groups"][0]["shift"]
+        return float(shift[-1] - shift[0])
+
+    assert width(24) == pytest.approx(width(0))
+    assert width(0) > 1
 
 
 def test_without_rows_nothing_is_corrected():
@@ -144,20 +165,20 @@ def spikes(residuals: list[tuple[str, int, int, float]]) -> pl.DataFrame:
 def test_the_finite_sample_correction_takes_position_level_times_n_plus_one():
     nine = spikes([("a", origin, 1, float(origin + 1)) for origin in range(9)])
 
-    (group,) = ConformalQuantiles(min_rows=9).fit(nine)["groups"]
+    (group,) = ConformalQuantiles(min_rows=9, centre=0).fit(nine)["groups"]
 
-    # Of nine residuals 1 .. 9 the k-th has position k / 10; trust is 9 origins / 10.
-    assert group["shift"] == pytest.approx([0.9 * k for k in range(1, 10)])
+    # Of nine residuals 1 .. 9 the k-th has position k / 10; distances from the median are trusted by 9 / (9 + 4).
+    assert group["shift"] == pytest.approx([5 + 9 / 13 * (k - 5) for k in range(1, 10)])
 
 
 def test_a_level_beyond_the_last_residual_takes_the_last_one():
     three = spikes([("a", origin, 1, float(origin + 1)) for origin in range(3)])
 
-    (group,) = ConformalQuantiles(min_rows=1).fit(three)["groups"]
+    (group,) = ConformalQuantiles(min_rows=1, centre=0).fit(three)["groups"]
 
-    assert group["shift"][0] == pytest.approx(0.75 * 1.0)
-    assert group["shift"][4] == pytest.approx(0.75 * 2.0)
-    assert group["shift"][8] == pytest.approx(0.75 * 3.0)
+    assert group["shift"][0] == pytest.approx(2.0 - 3 / 7)
+    assert group["shift"][4] == pytest.approx(2.0)
+    assert group["shift"][8] == pytest.approx(2.0 + 3 / 7)
 
 
 def test_every_series_origin_weighs_the_same_when_horizons_are_pooled():
@@ -165,11 +186,11 @@ def test_every_series_origin_weighs_the_same_when_horizons_are_pooled():
     single = [("a", origin, 1, -1.0) for origin in range(4)]
     many = [("a", 4, horizon, 1.0) for horizon in range(1, 13)]
 
-    (group,) = ConformalQuantiles(min_rows=16).fit(spikes(single + many))["groups"]
+    (group,) = ConformalQuantiles(min_rows=16, centre=0).fit(spikes(single + many))["groups"]
 
     assert group["horizons"] == list(range(1, 13))
-    assert group["shift"][QUANTILES.index("q50")] == pytest.approx(-5 / 6)
-    assert group["shift"][QUANTILES.index("q90")] == pytest.approx(5 / 6)
+    assert group["shift"][QUANTILES.index("q50")] == pytest.approx(-1)
+    assert group["shift"][QUANTILES.index("q90")] == pytest.approx(-1 + 5 / 9 * 2)
 
 
 def test_a_regime_with_small_errors_gets_small_shifts():
@@ -225,7 +246,7 @@ def test_the_first_origins_are_left_alone_and_later_ones_are_mended():
     assert after.columns == oof.columns
     assert after.height == oof.height
     assert coverage(oof) < 0.4
-    assert 0.72 < coverage(after.filter(pl.col("cutoff") >= DAYS.shift(START, 8))) < 0.85
+    assert 0.72 < coverage(after.filter(pl.col("cutoff") >= DAYS.shift(START, 16))) < 0.85
 
 
 def test_several_models_are_calibrated_each_on_its_own():

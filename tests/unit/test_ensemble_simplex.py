@@ -145,8 +145,9 @@ def test_few_origins_pull_the_weights_towards_equal():
     few = SimplexCombiner().fit(rows({"good": 1.0, "bad": 6.0}, origins=2, series=80), WEIGHTED, baselines=[])
     many = SimplexCombiner().fit(rows({"good": 1.0, "bad": 6.0}, origins=80, series=2), WEIGHTED, baselines=[])
 
-    assert few["weights"]["1"]["good"] == pytest.approx(0.75, abs=0.02)
-    assert many["weights"]["1"]["good"] > 0.93
+    # The optimum is near 1; of the way from 1/2 to it, 2 / (2 + 6) and 80 / (80 + 6) are gone.
+    assert few["weights"]["1"]["good"] == pytest.approx(0.62, abs=0.02)
+    assert many["weights"]["1"]["good"] == pytest.approx(0.96, abs=0.02)
 
 
 def test_the_method_mean_weighs_equally():
@@ -164,30 +165,60 @@ def test_the_best_baseline_keeps_a_floor():
     assert not table["evidence"]["1"]["guard"]
 
 
-def test_a_combination_worse_than_the_naive_gives_way_to_it_where_it_is_worse():
-    oof = rows({"model": {1: 9.0, 2: 1.0}, "other": {1: 9.0, 2: 1.0}, "naive": {1: 0.2, 2: 9.0}})
+def test_a_combination_clearly_worse_than_the_naive_gives_way_to_it_at_every_horizon():
+    oof = rows({"model": {1: 9.0, 2: 3.0}, "other": {1: 9.0, 2: 3.0}, "naive": {1: 0.2, 2: 0.2}})
 
-    table = SimplexCombiner().fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])
+    table = SimplexCombiner().fit(oof, CombinerPlan(method="mean"), baselines=["naive"])
 
-    assert table["weights"]["1"] == {"model": 0.0, "naive": 1.0, "other": 0.0}
-    assert table["weights"]["2"] == pytest.approx({"model": 1 / 3, "naive": 1 / 3, "other": 1 / 3})
-    first = table["evidence"]["1"]
-    assert first["guard"]
-    assert first["baseline"] == "naive"
-    assert first["loss"] > first["baseline_loss"]
-    assert not table["evidence"]["2"]["guard"]
+    for horizon in ("1", "2"):
+        assert table["weights"][horizon] == {"model": 0.0, "naive": 1.0, "other": 0.0}
+        assert table["evidence"][horizon]["guard"]
+        assert table["evidence"][horizon]["baseline"] == "naive"
+        assert table["evidence"][horizon]["loss"] > table["evidence"][horizon]["baseline_loss"]
+
+
+def test_the_guard_does_not_act_on_chance():
+    """Over many panels where all members are equally good, the baseline takes over in few."""
+    acted = [
+        SimplexCombiner().fit(
+            rows({"a": 2.0, "naive": 2.0}, seed=seed, origins=12, series=3), WEIGHTED, baselines=["naive"]
+        )["evidence"]["1"]["guard"]
+        for seed in range(20)
+    ]
+
+    assert sum(acted) <= 3
+
+
+def test_the_guard_does_not_judge_on_fewer_origins_than_it_wants():
+    oof = rows({"model": 9.0, "naive": 0.2}, origins=4, horizons=2)
+
+    table = SimplexCombiner().fit(oof, CombinerPlan(method="mean"), baselines=["naive"])
+
+    assert not table["evidence"]["1"]["guard"]
+    assert table["weights"]["1"] == {"model": 0.5, "naive": 0.5}
+
+
+def test_a_clearly_bad_member_loses_its_equal_share_only_with_enough_origins():
+    plan = CombinerPlan(shrinkage=1.0)
+    few = SimplexCombiner().fit(
+        rows({"a": 2.0, "bad": 3.0, "naive": 2.0}, origins=2, series=60), plan, baselines=["naive"]
+    )
+    many = SimplexCombiner().fit(rows({"a": 2.0, "bad": 3.0, "naive": 2.0}, origins=60), plan, baselines=["naive"])
+
+    assert few["weights"]["1"]["bad"] == pytest.approx(1 / 3)
+    assert many["weights"]["1"]["bad"] == 0.0
+    assert many["weights"]["1"]["a"] == pytest.approx(0.5)
 
 
 def test_the_guard_picks_the_baseline_that_is_hardest_to_beat():
     oof = rows({"model": 9.0, "naive": 5.0, "drift": 0.2})
 
-    table = SimplexCombiner().fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive", "drift", "absent"])
+    table = SimplexCombiner().fit(oof, CombinerPlan(method="mean"), baselines=["naive", "drift", "absent"])
 
     assert table["weights"]["1"]["drift"] == 1.0
 
 
-def test_the_guard_judges_weights_on_later_origins_than_they_were_learnt_on():
-    """A member that was right early and is wrong late is trusted in hindsight, and found out by the guard."""
+def test_a_member_that_was_right_early_and_is_wrong_late_is_found_out():
     early = pl.col("cutoff") < DAYS.shift(START, 12)
     oof = rows({"turncoat": 1.0, "naive": 1.5}, origins=24, horizons=1).with_columns(
         pl.when((pl.col("model") == "turncoat") & ~early).then(pl.col(q) + 30).otherwise(q).alias(q) for q in QUANTILES
@@ -195,8 +226,7 @@ def test_the_guard_judges_weights_on_later_origins_than_they_were_learnt_on():
 
     table = SimplexCombiner().fit(oof, WEIGHTED, baselines=["naive"])
 
-    assert table["evidence"]["1"]["guard"]
-    assert table["weights"]["1"]["naive"] == 1.0
+    assert table["weights"]["1"]["naive"] > 0.9
 
 
 def test_a_diverged_member_gets_no_weight():
