@@ -279,7 +279,7 @@ class SimplexCombiner:
     def _standing(self, cubes: Mapping[int, _Cube], rows: Mapping[int, Bools], naive: list[int]) -> Floats:
         """Each member's mean loss over some rows of all horizons; NaN if it has none, infinite if it diverged.
 
-        A row that a member lacks counts as the baselines' median there (the members', if there is no baseline): who
+        A row that a member lacks counts as the best baseline's there (the members' median, if there is none): who
         forecasts only the far horizons, or only the easy wells, is neither worse nor better for that.
         """
         losses = np.concatenate([cube.member_loss[rows[horizon]] for horizon, cube in cubes.items()])
@@ -288,12 +288,13 @@ class SimplexCombiner:
         if not len(losses):
             return out
         own = np.array([losses[present[:, i], i].mean() if present[:, i].any() else np.nan for i in range(len(out))])
-        typical = np.empty(len(losses))
-        anchored = present[:, naive].any(axis=1)
-        if anchored.any():
-            typical[anchored] = np.nanmedian(losses[np.ix_(anchored, naive)], axis=1)
-        if not anchored.all():
-            typical[~anchored] = np.nanmedian(losses[~anchored], axis=1)
+        typical = np.full(len(losses), np.nan)
+        held = [i for i in naive if present[:, i].any()]
+        for i in sorted(held, key=lambda i: (2 * present[:, i].sum() < len(losses), own[i])):
+            typical = np.where(np.isnan(typical), losses[:, i], typical)
+        rest = np.isnan(typical)
+        if rest.any():
+            typical[rest] = np.nanmedian(losses[rest], axis=1)
         for i in np.flatnonzero(np.isfinite(own)):
             out[i] = np.where(present[:, i], losses[:, i], typical).mean()
         diverged = own > self.diverged * np.nanmedian(own)
