@@ -290,8 +290,8 @@ class SimplexCombiner:
         own = np.array([losses[present[:, i], i].mean() if present[:, i].any() else np.nan for i in range(len(out))])
         typical = np.full(len(losses), np.nan)
         held = [i for i in naive if present[:, i].any()]
-        for i in sorted(held, key=lambda i: (2 * present[:, i].sum() < len(losses), own[i])):
-            typical = np.where(np.isnan(typical), losses[:, i], typical)
+        for best in sorted(held, key=lambda i: (2 * present[:, i].sum() < len(losses), own[i])):
+            typical = np.where(np.isnan(typical), losses[:, best], typical)
         rest = np.isnan(typical)
         if rest.any():
             typical[rest] = np.nanmedian(losses[rest], axis=1)

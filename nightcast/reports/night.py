@@ -463,7 +463,7 @@ def _league(report: NightReport) -> Table:
 
 
 def _best(report: NightReport) -> tuple[str, float] | None:
-    """The best row that is no baseline, and its ratio."""
+    """The row of the league that serves most series, and its ratio; without such a row the best that is no baseline."""
     if "ratio" not in report.league.columns:
         return None
     rows = [
@@ -471,6 +471,13 @@ def _best(report: NightReport) -> tuple[str, float] | None:
         for model, ratio in report.league.select(MODEL, "ratio").iter_rows()
         if ratio is not None and known(ratio) and model not in report.baselines
     ]
+    serving: list[str] = []
+    if report.forecast.height:
+        used = report.forecast.group_by(MODEL_USED).len().sort("len", MODEL_USED, descending=[True, False])
+        serving = used.get_column(MODEL_USED).to_list()
+    for row in rows:
+        if serving and row[0] == serving[0]:
+            return row
     return min(rows, key=lambda item: item[1]) if rows else None
 
 
@@ -482,8 +489,8 @@ def _league_words(report: NightReport) -> str:
         return "The league gives no ratio to the best naive, so no model can be called better than one."
     model, ratio = best
     if ratio < 1:
-        return f"{model} has {percent(1 - ratio)} less error than the best naive on the same rows."
-    return f"No model beats the best naive tonight; the nearest, {model}, has {number(ratio)} times its error."
+        return f"The {model} has {percent(1 - ratio)} less error than the best naive on the same rows."
+    return f"The {model} does not beat the best naive: it has {number(ratio)} times its error."
 
 
 def _league_plot(report: NightReport) -> Plot | None:

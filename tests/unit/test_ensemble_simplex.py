@@ -16,6 +16,8 @@ from nightcast.contracts.recipe import CombinerPlan
 DAYS = Frequency.parse("D")
 START = datetime(2024, 1, 1)
 WEIGHTED = CombinerPlan(shrinkage=0.0)
+LENIENT = SimplexCombiner(trim=100.0)
+"""Trims nobody, so that full shrinkage gives equal weights and only the guard changes them."""
 
 
 def rows(
@@ -54,6 +56,35 @@ def rows(
             )
         )
     return pl.concat(parts)
+
+
+def with_losses(oof: pl.DataFrame, losses: dict[str, float | dict[int, float]]) -> pl.DataFrame:
+    """Members that miss every actual by exactly so much, at all levels; above and below in turn, so none can hedge."""
+    side = 1 - 2 * (pl.col("unique_id").str.slice(1).cast(pl.Int32) % 2)
+    parts = []
+    for name, loss in losses.items():
+        size = (
+            pl.col("horizon").replace_strict(loss, return_dtype=pl.Float64) if isinstance(loss, dict) else pl.lit(loss)
+        )
+        parts.append(oof.filter(model=name).with_columns((pl.col("y") + side * size).alias(q) for q in QUANTILES))
+    return pl.concat(parts)
+
+
+def gaps_to_naive(gaps: list[float], *, horizons: int) -> pl.DataFrame:
+    """A model and a naive whose equal mix has so much more loss than the naive at each origin judged, in scaled units.
+
+    The model misses on the naive's side; the mean of both misses by half of the sum, so the model by twice the gap
+    more. A miss of one above at all levels costs a half of it over the scale (10).
+    """
+    untaught = horizons
+    oof = rows({"model": 0.0, "naive": 0.0}, origins=untaught + len(gaps), series=1, horizons=horizons)
+    miss = {DAYS.shift(START, untaught + i): 100 + 2 * 20 * gap for i, gap in enumerate(gaps)}
+    size = (
+        pl.when(pl.col("model") == "naive")
+        .then(100.0)
+        .otherwise(pl.col("cutoff").replace_strict(miss, default=100.0, return_dtype=pl.Float64))
+    )
+    return oof.with_columns((pl.col("y") + size).alias(q) for q in QUANTILES)
 
 
 def predictions(oof: pl.DataFrame) -> dict[str, Quantiles]:
@@ -150,6 +181,48 @@ def test_few_origins_pull_the_weights_towards_equal():
     assert many["weights"]["1"]["good"] == pytest.approx(0.96, abs=0.02)
 
 
+def test_caution_is_the_number_of_origins_at_which_half_of_the_way_is_gone():
+    oof = rows({"good": 1.0, "bad": 6.0}, origins=10, series=20)
+
+    half, all_of_it = (SimplexCombiner(caution=c).fit(oof, WEIGHTED, baselines=[])["weights"]["1"] for c in (10, 0))
+
+    assert half["good"] == pytest.approx((0.5 + all_of_it["good"]) / 2)
+
+
+@pytest.mark.parametrize(("origins", "trimmed"), [(4, False), (24, True)])
+def test_a_clearly_bad_member_loses_its_equal_share_once_there_are_enough_origins(origins: int, trimmed: bool):
+    # A loss 1.3 times the baseline's: within 1 + 0.1 (1 + 12 / 4) = 1.4, beyond 1 + 0.1 (1 + 12 / 24) = 1.15.
+    oof = rows({"naive": 0.0, "good": 0.0, "bad": 0.0}, origins=origins, series=2, horizons=1)
+    oof = with_losses(oof, {"naive": 1.0, "good": 0.6, "bad": 1.3})
+
+    weights = SimplexCombiner().fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])["weights"]["1"]
+
+    expected = (
+        {"naive": 1 / 2, "good": 1 / 2, "bad": 0.0} if trimmed else dict.fromkeys(("naive", "good", "bad"), 1 / 3)
+    )
+    assert weights == pytest.approx(expected)
+
+
+def test_trimming_judges_a_member_by_its_losses_over_all_horizons():
+    # Bad at the first horizon only, and no worse than the naive over both: it keeps its share at both.
+    oof = with_losses(rows({"naive": 0.0, "uneven": 0.0}), {"naive": 1.0, "uneven": {1: 1.5, 2: 0.5}})
+
+    weights = SimplexCombiner().fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])["weights"]
+
+    assert [weights[h]["uneven"] for h in ("1", "2")] == pytest.approx([0.5, 0.5])
+
+
+def test_a_member_that_forecasts_only_the_hard_horizon_is_compared_with_the_baseline_there():
+    oof = with_losses(rows({"naive": 0.0, "far": 0.0}), {"naive": {1: 0.1, 2: 4.0}, "far": {1: 0.1, 2: 3.0}})
+    oof = oof.filter((pl.col("model") != "far") | (pl.col("horizon") == 2))
+
+    weights = SimplexCombiner().fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])["weights"]
+
+    # Its mean loss of 3 exceeds the naive's over both horizons, 2.05; on shared rows it is the better one.
+    assert weights["2"] == pytest.approx({"naive": 0.5, "far": 0.5})
+    assert weights["1"] == {"naive": 1.0, "far": 0.0}
+
+
 def test_the_method_mean_weighs_equally():
     table = SimplexCombiner().fit(rows({"good": 1.0, "bad": 6.0}), CombinerPlan(method="mean"), baselines=[])
 
@@ -210,12 +283,125 @@ def test_a_clearly_bad_member_loses_its_equal_share_only_with_enough_origins():
     assert many["weights"]["1"]["a"] == pytest.approx(0.5)
 
 
+def test_a_combination_worse_than_the_naive_gives_way_to_it_at_all_horizons_together():
+    """Much worse at the first horizon, a little better at the second: over both the baseline wins, and takes both."""
+    oof = with_losses(rows({"model": 0.0, "naive": 0.0}), {"model": {1: 9.0, 2: 0.9}, "naive": 1.0})
+
+    table = LENIENT.fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])
+
+    assert table["weights"] == {"1": {"model": 0.0, "naive": 1.0}, "2": {"model": 0.0, "naive": 1.0}}
+    for evidence in table["evidence"].values():
+        assert evidence["guard"] is True
+        assert evidence["baseline"] == "naive"
+        assert evidence["loss"] > evidence["baseline_loss"]
+
+
+def test_a_combination_worse_at_one_horizon_but_better_over_all_is_kept_at_both():
+    oof = with_losses(rows({"model": 0.0, "naive": 0.0}), {"model": {1: 1.2, 2: 0.2}, "naive": 1.0})
+
+    table = LENIENT.fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])
+
+    assert table["weights"]["1"] == table["weights"]["2"] == pytest.approx({"model": 0.5, "naive": 0.5})
+    assert not any(evidence["guard"] for evidence in table["evidence"].values())
+
+
+def test_the_guard_does_not_act_on_a_tie():
+    oof = rows({"naive": 2.0})
+    twin = oof.with_columns(pl.lit("twin").alias("model"))
+
+    table = SimplexCombiner().fit(pl.concat([oof, twin]), WEIGHTED, baselines=["naive"])
+
+    evidence = table["evidence"]["1"]
+    assert evidence["loss"] == pytest.approx(evidence["baseline_loss"])
+    assert evidence["guard"] is False
+    assert table["weights"]["1"] == pytest.approx({"naive": 0.5, "twin": 0.5}, abs=0.01)
+
+
+@pytest.mark.parametrize(("worse_by", "acts"), [(0.3, False), (0.9, True)])
+def test_the_guard_acts_only_beyond_one_standard_error_of_the_origins(worse_by: float, acts: bool):
+    """The gap swings by 2 from origin to origin, around `worse_by`; 16 judged origins have an error of 0.5 or so."""
+    oof = gaps_to_naive([worse_by + swing for swing in (2.0, -2.0) * 8], horizons=2)
+
+    table = LENIENT.fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])
+
+    evidence = table["evidence"]["1"]
+    assert evidence["loss"] > evidence["baseline_loss"]
+    assert evidence["guard"] is acts
+    assert table["weights"]["1"]["naive"] == (1.0 if acts else 0.5)
+
+
+@pytest.mark.parametrize(("horizons", "acts"), [(2, True), (12, False)])
+def test_overlapping_horizons_count_as_fewer_origins(horizons: int, acts: bool):
+    # Two in `H` origins count: the same gaps have an error of 0.5 or so at two horizons, of more than 1 at twelve.
+    oof = gaps_to_naive([0.9 + swing for swing in (2.0, -2.0) * 8], horizons=horizons)
+
+    assert LENIENT.fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive"])["evidence"]["1"]["guard"] is acts
+
+
+def test_a_horizon_the_baseline_never_forecast_keeps_the_weights_it_learnt():
+    oof = with_losses(rows({"good": 0.0, "bad": 0.0, "naive": 0.0}), {"good": 5.0, "bad": 9.0, "naive": 1.0})
+    oof = oof.filter((pl.col("model") != "naive") | (pl.col("horizon") == 1))
+    oof = pl.concat([oof, oof.filter(horizon=1).with_columns(pl.lit(3, pl.Int32).alias("horizon"))])
+
+    table = LENIENT.fit(oof, WEIGHTED, baselines=["naive"])
+
+    assert [table["evidence"][h]["guard"] for h in ("1", "2", "3")] == [True, False, True]
+    assert table["weights"]["2"]["naive"] == 0.0
+    assert table["weights"]["2"]["good"] > 0.6
+
+
+def test_a_baseline_of_a_few_rows_does_not_stand_in_for_the_one_that_covers_all():
+    """Where the rare baseline speaks all others are far off: on its rows it is the hardest to beat, on two of them."""
+    oof = with_losses(rows({"model": 0.0, "naive": 0.0, "rare": 0.0}), {"model": 9.0, "naive": 1.0, "rare": 0.1})
+    spoken = (pl.col("unique_id") == "s0") & (pl.col("cutoff") == DAYS.shift(START, 5))
+    oof = oof.filter((pl.col("model") != "rare") | spoken).with_columns(
+        pl.when(spoken & (pl.col("model") == "naive")).then(pl.col(q) + 99).otherwise(q).alias(q) for q in QUANTILES
+    )
+
+    table = LENIENT.fit(oof, CombinerPlan(shrinkage=1.0), baselines=["naive", "rare"])
+
+    assert table["evidence"]["1"]["baseline"] == "naive"
+    assert table["weights"]["1"]["naive"] == 1.0
+
+
 def test_the_guard_picks_the_baseline_that_is_hardest_to_beat():
     oof = rows({"model": 9.0, "naive": 5.0, "drift": 0.2})
 
     table = SimplexCombiner().fit(oof, CombinerPlan(method="mean"), baselines=["naive", "drift", "absent"])
 
     assert table["weights"]["1"]["drift"] == 1.0
+
+
+def test_the_guard_judges_weights_on_later_origins_than_they_were_learnt_on():
+    """A member that shone at the first origin alone is trusted in hindsight, and found out by the guard."""
+    oof = with_losses(rows({"lucky": 0.0, "naive": 0.0}, horizons=1), {"lucky": 2.0, "naive": 1.0})
+    first = pl.col("cutoff") == START
+    oof = oof.with_columns(
+        pl.when(first)
+        .then(pl.col("y") + pl.when(pl.col("model") == "naive").then(200.0).otherwise(0.0))
+        .otherwise(q)
+        .alias(q)
+        for q in QUANTILES
+    )
+    in_hindsight = dict(oof.group_by("model").agg((pl.col("q50") - pl.col("y")).abs().mean()).rows())
+
+    table = SimplexCombiner().fit(oof, WEIGHTED, baselines=["naive"])
+
+    assert in_hindsight["lucky"] < 0.3 * in_hindsight["naive"]
+    assert table["evidence"]["1"]["guard"] is True
+    assert table["weights"]["1"] == {"lucky": 0.0, "naive": 1.0}
+
+
+def test_the_evidence_is_the_loss_of_the_ensembles_own_rows_at_the_origins_judged():
+    oof = rows({"good": 1.0, "bad": 6.0, "naive": 4.0}, origins=14)
+
+    evidence = SimplexCombiner().fit(oof, CombinerPlan(), baselines=["naive"])["evidence"]["1"]
+    own = SimplexCombiner().prequential_oof(oof, CombinerPlan(), ["naive"], 2, DAYS)
+
+    late = pl.col("cutoff") >= DAYS.shift(START, 2)
+    assert evidence["judged_origins"] == 12
+    assert evidence["loss"] == pytest.approx(pinball(own.filter(late)) / 10)
+    assert evidence["baseline_loss"] == pytest.approx(pinball(oof.filter(late, model="naive")) / 10)
 
 
 def test_a_member_that_was_right_early_and_is_wrong_late_is_found_out():
@@ -236,6 +422,33 @@ def test_a_diverged_member_gets_no_weight():
 
     assert weights["exploded"] == 0.0
     assert min(weights[name] for name in "abc") > 0.1
+
+
+def test_a_diverged_member_that_alone_forecasts_a_horizon_serves_it():
+    oof = rows({"a": 1.0, "b": 1.2, "c": 1.1, "exploded": 5000.0})
+    oof = oof.filter((pl.col("model") == "exploded") | (pl.col("horizon") == 1))
+
+    weights = SimplexCombiner().fit(oof, WEIGHTED, baselines=[])["weights"]
+
+    assert weights["1"]["exploded"] == 0.0
+    assert weights["2"] == {"a": 0.0, "b": 0.0, "c": 0.0, "exploded": 1.0}
+
+
+def test_an_origin_with_the_first_horizon_only_still_tells_the_second_who_is_worthy():
+    """The second origin has no rows at the second horizon, but finds the model out at the first."""
+    oof = with_losses(rows({"model": 0.0, "naive": 0.0}, origins=4), {"model": {1: 9.0, 2: 2.0}, "naive": 1.0})
+    first, second = pl.col("cutoff") == START, pl.col("cutoff") == DAYS.shift(START, 1)
+    oof = oof.filter(~second | (pl.col("horizon") == 1)).with_columns(
+        pl.when(first & (pl.col("model") == "model")).then(pl.col("y") + 1).otherwise(q).alias(q) for q in QUANTILES
+    )
+
+    own = SimplexCombiner().prequential_oof(oof, CombinerPlan(shrinkage=1.0), ["naive"], 2, DAYS)
+
+    # Misses: the naive's is 1, the model's 2, that of their equal mix 1.5.
+    far = own.filter(horizon=2).with_columns(miss=(pl.col("q50") - pl.col("y")).abs())
+    misses = dict(far.group_by("cutoff").agg(pl.col("miss").mean()).rows())
+    assert misses[DAYS.shift(START, 2)] == pytest.approx(1.5)
+    assert misses[DAYS.shift(START, 3)] == pytest.approx(1.0)
 
 
 def test_weights_and_evidence_are_json_and_the_same_twice():
@@ -304,6 +517,12 @@ def test_no_member_at_all_and_no_rows_at_all_are_errors_with_a_remedy():
         SimplexCombiner().apply({}, {"members": ["a"], "weights": {}})
     with pytest.raises(ConfigError, match="got 0 out-of-fold rows"):
         SimplexCombiner().fit(rows({"a": 1.0}).clear(), WEIGHTED, baselines=[])
+    for column in ("y", "scale"):
+        unknown = rows({"a": 1.0}).with_columns(
+            pl.when(pl.col("unique_id") == "s3").then(None).otherwise(column).alias(column)
+        )
+        with pytest.raises(ConfigError, match="no actual or no scale, first of series 's3'"):
+            SimplexCombiner().fit(unknown, WEIGHTED, baselines=[])
     doubled = rows({"a": 1.0})
     with pytest.raises(ConfigError, match="member 'a' has series 's0' twice"):
         SimplexCombiner().fit(pl.concat([doubled, doubled]), WEIGHTED, baselines=[])
