@@ -475,9 +475,9 @@ def _best(report: NightReport) -> tuple[str, float] | None:
     if report.forecast.height:
         used = report.forecast.group_by(MODEL_USED).len().sort("len", MODEL_USED, descending=[True, False])
         serving = used.get_column(MODEL_USED).to_list()
-    for row in rows:
-        if serving and row[0] == serving[0]:
-            return row
+    for its in rows:
+        if serving and its[0] == serving[0]:
+            return its
     return min(rows, key=lambda item: item[1]) if rows else None
 
 
