@@ -6,6 +6,7 @@ suites stay declarative, and a rule costs one line: the column, the limit, the r
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,8 @@ def load_gx() -> Any:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
 
+    # Its logger sets its own level on import, and tells of every temporary folder.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     return great_expectations
 
 

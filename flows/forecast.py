@@ -100,5 +100,6 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
             timings=clock.seconds,
             previous=previous,
         )
-        page_artifacts(night, report, write_page(night, report))
+        page = write_page(night, report)
+        page_artifacts(night, report, page, page.as_uri())
     return summary(night, publication, status=status)

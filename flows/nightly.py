@@ -23,7 +23,7 @@ from nightcast.publishing import Lease, Publication
 from tasks import steps
 from tasks.night import Mode, Night
 from tasks.orchestrator import quiet_libraries
-from tasks.pages import page_artifacts, page_to_tracking, report_of, report_path, write_page
+from tasks.pages import page_artifacts, page_link, page_to_tracking, report_of, report_path, write_page
 from tasks.progress import PrefectArtifact, Several, screen
 from tasks.provenance import provenance
 from tasks.settings import Settings, get_settings
@@ -77,6 +77,7 @@ def run_night(
     if found is not None:
         progress.say(f"night {night.night_id} was already published as {found.folder}")
         return summary(night, found, status="already published")
+    steps.workers_import_ahead(night)
     with steps.holding(night, progress) as lease:
         return _work(night, lease, progress, clock)
 
@@ -100,7 +101,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
             champion = tracking.alias(night.name, CHAMPION)
         trained = Trained()
         try:
-            with clock("models x folds"):
+            with clock("models x folds"), steps.importing_ahead(night):
                 trained.out = fit_all(units, settings, progress, clock.deadline)
             steps.keep_finals(night, trained.out)
             progress.stage("combine, calibrate, compare")
@@ -158,7 +159,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
                     previous=previous,
                 )
                 page = write_page(night, report)
-                page_artifacts(night, report, page)
+                page_artifacts(night, report, page, page_link(night, page, tracking, run_id))
                 if tracking is not None and run_id is not None:
                     page_to_tracking(tracking, run_id, report, page)
                     seconds = {f"seconds.{k}".replace(" ", "_"): v for k, v in clock.seconds.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,17 +65,32 @@ def prefect_session(settings: Settings) -> Iterator[None]:
     for note in folder.glob("*.json"):
         _reap(note)
     from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+    platforms = threading.Thread(target=_import_platforms, daemon=True)
+    platforms.start()
     server = SubprocessASGIServer()
     server.start()
+    platforms.join()  # two threads importing what imports each other could deadlock
     assert server.server_process is not None  # started
     note = folder / f"{os.getpid()}.json"
     note.write_text(json.dumps({"owner": _stamp(os.getpid()), "server": _stamp(server.server_process.pid)}))
     try:
-        yield
+        # Nobody listens to heartbeats on a server that ends with us, and ending their thread takes a second.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            yield
     finally:
         server.stop()
         note.unlink(missing_ok=True)
+
+
+def _import_platforms() -> None:
+    """Import what every night needs; meanwhile the server starts and this process would only wait."""
+    from expectations.gate import load_gx
+    from tasks.tracking import load_mlflow
+
+    load_gx()
+    load_mlflow()
 
 
 def _stamp(pid: int) -> list[float]:

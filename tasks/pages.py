@@ -14,6 +14,7 @@ from nightcast.contracts.decision import Decision
 from nightcast.evaluation.walk_forward import Outcome
 from nightcast.reports.night import NightReport, night_pictures, render_night
 from tasks.night import Night, write_text
+from tasks.orchestrator import running_services
 from tasks.tracking import Tracking
 from workloads.stages import Evaluation, Served, history_of
 
@@ -79,8 +80,20 @@ def report_path(night: Night) -> Path:
     return night.settings.reports / night.name / f"{stamp}-{night.night_id}.html"
 
 
-def page_artifacts(night: Night, report: NightReport, page: Path) -> None:
-    """Prefect artifacts of the night: summary with a link to the page, league, quarantine."""
+def page_link(night: Night, page: Path, tracking: Tracking | None, run_id: str | None) -> str:
+    """Where the night's page can be opened from Prefect's: browsers follow no link from there to a file.
+
+    While `nightcast up` runs, the same page in MLflow; else the file.
+    """
+    services = running_services(night.settings)
+    if services is None or tracking is None or run_id is None:
+        return page.as_uri()
+    experiment = tracking.experiment(night.name)
+    return f"{services['mlflow_url']}/#/experiments/{experiment}/runs/{run_id}/artifacts/report/report.html"
+
+
+def page_artifacts(night: Night, report: NightReport, page: Path, link: str) -> None:
+    """Prefect artifacts of the night: summary, link to the page, league, quarantine."""
     key = f"nightcast-{night.name}".replace("_", "-")
     facts = {
         "as of": night.as_of[:10],
@@ -92,7 +105,7 @@ def page_artifacts(night: Night, report: NightReport, page: Path) -> None:
     }
     lines = [f"# {report.title}", "", *(f"- **{k}**: {v}" for k, v in facts.items()), "", f"Page: `{page}`"]
     create_markdown_artifact("\n".join(lines), key=f"{key}-night", description="The night in brief")
-    create_link_artifact(page.as_uri(), key=f"{key}-page", link_text="Nightly page", description=str(page))
+    create_link_artifact(link, key=f"{key}-page", link_text="Nightly page", description=str(page))
     if report.league.height:
         create_table_artifact(_rows(report.league), key=f"{key}-league", description="League table")
     findings = [row for v in report.verdicts for row in verdict_table(v) if row["severity"] != "warn"]

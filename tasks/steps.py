@@ -18,14 +18,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.ensembles.bundle import Bundle
-from nightcast.contracts.columns import ID, MODEL, ROLE_TARGET, SERIES_ROLE, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, ID, MODEL, ROLE_TARGET, SERIES_ROLE, TARGET, TIME
 from nightcast.contracts.decision import Decision
 from nightcast.contracts.errors import GateError, NightcastError, TrainingError
 from nightcast.contracts.progress import Progress
 from nightcast.contracts.recipe import Preset
 from nightcast.evaluation.units import Unit, UnitFailure, UnitResult, find_unit
 from nightcast.evaluation.walk_forward import Outcome, plan_units, walk_forward
-from nightcast.evaluation.workers import WorkerPool
+from nightcast.evaluation.workers import WorkerPool, import_packages
 from nightcast.publishing import Lease, Publication, find_published, publish_night, read_current
 from nightcast.storage import Store, open_store
 from tasks.night import Mode, Night, clock, load_workload, owner, owner_is_dead, parse_as_of, write_text
@@ -205,6 +205,31 @@ def pool_of(settings: Settings) -> WorkerPool:
         if key not in _pools:
             _pools[key] = WorkerPool(settings.cache, settings.processes)
         return _pools[key]
+
+
+def libraries(night: Night) -> tuple[str, ...]:
+    """Import names of what the recipe's models need."""
+    catalog = night.workload.catalog
+    return tuple(dict.fromkeys(name for choice in night.recipe.models for name in catalog[choice.name].packages))
+
+
+def workers_import_ahead(night: Night) -> None:
+    """Let the worker processes import the models' libraries while the gates judge."""
+    pool_of(night.settings).import_ahead(libraries(night))
+
+
+@contextmanager
+def importing_ahead(night: Night) -> Iterator[None]:
+    """Import here what comes after the block (the bundle's models, pictures) while the workers fit in it."""
+    names = (*libraries(night), "matplotlib.figure")
+    thread = threading.Thread(target=import_packages, args=[names], daemon=True)
+    if night.settings.processes:
+        thread.start()
+    try:
+        yield
+    finally:
+        if night.settings.processes:
+            thread.join()
 
 
 def close_pools() -> None:
@@ -409,8 +434,9 @@ def register(
 ) -> Version:
     """Log children, evidence and the bundle; make it a version with the alias `challenger`."""
     workload, raw = night.workload, night.raw()
+    judged = judge(evaluation.members, night.dataset(), workload)
     for row in evaluation.league.iter_rows(named=True):
-        log_child(tracking, night, run_id, row, evaluation, out)
+        log_child(tracking, night, run_id, row, judged, out)
     evidence = night.path / "evidence"
     evidence.mkdir(exist_ok=True)
     evaluation.ensemble.write_parquet(evidence / "ensemble.parquet")
@@ -448,7 +474,7 @@ def register(
 
 
 def log_child(
-    tracking: Tracking, night: Night, parent: str, row: dict[str, Any], evaluation: Evaluation, out: Outcome
+    tracking: Tracking, night: Night, parent: str, row: dict[str, Any], judged: pl.DataFrame, out: Outcome
 ) -> None:
     """One child run a model: its league metrics, and its metrics per fold as steps."""
     label = row[MODEL]
@@ -457,12 +483,8 @@ def log_child(
         if choice is not None:
             tracking.log_params(child, {"model": choice.name, **choice.params})
         tracking.log_metrics(child, {k: v for k, v in row.items() if isinstance(v, int | float)})
-        rows = evaluation.members.filter(pl.col(MODEL) == label)
-        for step, cutoff in enumerate(sorted(rows.get_column("cutoff").unique().to_list())):
-            fold = judge(rows.filter(pl.col("cutoff") == cutoff), night.dataset(), night.workload)
-            loss = fold.get_column("loss").mean()
-            tracking.log_metrics(child, {"fold_loss": float(loss)} if isinstance(loss, float) else {}, step=step)
-        for result in out.results:
-            if result.unit.model.label == label:
-                fit_facts = {f"{result.unit.fold.name}.seconds": result.seconds}
-                tracking.log_metrics(child, fit_facts)
+        rows = judged.filter(pl.col(MODEL) == label).sort(CUTOFF)
+        losses = rows.group_by(CUTOFF, maintain_order=True).agg(pl.col("loss").mean())
+        tracking.log_steps(child, "fold_loss", losses.get_column("loss").to_list())
+        its = [result for result in out.results if result.unit.model.label == label]
+        tracking.log_metrics(child, {f"{result.unit.fold.name}.seconds": result.seconds for result in its})

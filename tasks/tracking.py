@@ -46,6 +46,17 @@ class Version:
         return f"models:/{self.name}/{self.number}"
 
 
+def load_mlflow() -> Any:
+    """Import MLflow with its telemetry and chatter switched off."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_REGISTRY_PRINT_MODEL_URLS_ON_CREATION", "false")
+    import mlflow
+
+    return mlflow
+
+
 class Tracking:
     """Runs and registry of one home.
 
@@ -56,14 +67,9 @@ class Tracking:
     """
 
     def __init__(self, settings: Settings) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("MLFLOW_REGISTRY_PRINT_MODEL_URLS_ON_CREATION", "false")
         import logging
 
-        import mlflow
-
+        mlflow = load_mlflow()
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.ERROR)
@@ -115,14 +121,21 @@ class Tracking:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Finite metrics in one batch."""
+        self._log_batch(run_id, [(name, value, step) for name, value in metrics.items()])
+
+    def log_steps(self, run_id: str, name: str, values: Sequence[float | None]) -> None:
+        """One metric at steps 0, 1, ... in one batch; steps without a finite value are left out."""
+        self._log_batch(run_id, [(name, value, step) for step, value in enumerate(values)])
+
+    def _log_batch(self, run_id: str, metrics: Sequence[tuple[str, float | None, int]]) -> None:
         import math
         import time
 
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(k, float(v), now, step) for k, v in metrics.items() if v is not None and math.isfinite(v)]
-        self.client.log_batch(run_id, metrics=batch)
+        finite = [(n, float(v), step) for n, v, step in metrics if v is not None and math.isfinite(v)]
+        self.client.log_batch(run_id, metrics=[Metric(n, v, now, step) for n, v, step in finite])
 
     def log_folder(self, run_id: str, folder: Path, at: str | None = None) -> None:
         """All files of a folder."""

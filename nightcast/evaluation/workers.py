@@ -6,13 +6,16 @@ killed when it passes its ceiling, and the failure has a name (`timeout`, `memor
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +39,13 @@ def start_worker(log: str) -> None:
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+
+
+def import_packages(names: Sequence[str]) -> None:
+    """Import libraries before they are needed; one that is missing is reported by the unit that needs it."""
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _watch_memory(limit_gib: float, done: threading.Event) -> None:
@@ -93,6 +103,11 @@ class WorkerPool:
                     initargs=[str(log)],
                 )
             return self._pool
+
+    def import_ahead(self, names: Sequence[str]) -> None:
+        """Start the children and let each import what units will need, while this process does something else."""
+        for _ in range(self.processes if names else 0):
+            self._started().schedule(import_packages, args=[tuple(names)])
 
     def run(self, unit: Unit) -> UnitResult | UnitFailure:
         """Run one unit to its end, in a child; never raises for a failing model."""
