@@ -16,6 +16,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.parameters import PresetName, WorkloadName
+from nightcast.contracts.columns import MODEL
 from nightcast.contracts.decision import Decision
 from nightcast.contracts.progress import Progress
 from nightcast.evaluation.walk_forward import Outcome, describe, outcome
@@ -121,11 +122,13 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         previous = steps.previous_forecast(night)
         with clock("forecast"):
             label = ENSEMBLE if folder == trained.folder else CHAMPION_SERVES
-            served = steps.forecast_all(night, folder, trained.reason, label)
+            served = steps.forecast_all(night, folder, trained.reason or trained.refusal, label, trained.baseline)
         owed, _ = workload.promised(night.raw())
         status = "published"
         if served.fallbacks:
             status = f"published, {len(served.fallbacks)} of {len(owed)} series by fallback"
+        if trained.refusal is not None:
+            status = f"published by {trained.baseline}: no model passed the gate"
         if trained.reason is not None:
             status = f"published without tonight's training ({trained.reason})"
         facts = provenance() | {
@@ -183,6 +186,20 @@ class Trained:
         self.folder: str | None = None
         self.decision: Decision | None = None
         self.reason: str | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no model may serve, if the gate found none good enough and no champion is there."""
+        if self.decision is None or self.decision.kind != "none":
+            return None
+        return f"no model passed the gate: {self.decision.reason}"
+
+    @property
+    def baseline(self) -> str | None:
+        """The best baseline, which serves alone then."""
+        if self.refusal is None or self.evaluation is None:
+            return None
+        return str(self.evaluation.naive.get_column(MODEL)[0])
 
 
 class Stopwatch:

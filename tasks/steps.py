@@ -331,7 +331,7 @@ def champion_gate(
 
 
 @task(name="forecast", cache_policy=NO_CACHE)
-def forecast_all(night: Night, folder: str | None, reason: str | None, label: str) -> Served:
+def forecast_all(night: Night, folder: str | None, reason: str | None, label: str, only: str | None = None) -> Served:
     """Forecast every promised series from a bundle, by the fallback chain, and judge the result."""
     workload, raw = night.workload, night.raw()
     dataset = None
@@ -355,6 +355,7 @@ def forecast_all(night: Night, folder: str | None, reason: str | None, label: st
         dataset=dataset,
         finals=pl.read_parquet(finals) if finals.exists() else None,
         label=label,
+        only=only,
         reason=reason,
     )
     series, _ = workload.promised(raw)

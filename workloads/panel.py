@@ -6,6 +6,7 @@ dataset, who is owed a forecast. A user's own panel needs a YAML file and no cod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -121,7 +122,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
             horizon=spec.horizon,
             features=features,
             models=tuple(_model_choice(name, preset) for name in names),
-            folds=FOLDS[preset].model_copy(update=dict(spec.folds)),
+            folds=_folds(spec, preset),
             limits=LIMITS[preset],
             **spec.recipe,
         )
@@ -195,6 +196,18 @@ def _information(spec: WorkloadFile) -> str:
 
 def _model_choice(name: str, preset: Preset) -> ModelChoice:
     return FORECASTERS.choose(name, preset)
+
+
+def _folds(spec: WorkloadFile, preset: Preset) -> FoldPlan:
+    """The preset's plan with the file's changes.
+
+    Unless the file says otherwise, origins lie so far apart that they span two horizons: weights are learned from
+    origins whose horizon has closed, and neighbours that share most of theirs teach little.
+    """
+    plan = FOLDS[preset].model_copy(update=dict(spec.folds))
+    if "step" in spec.folds:
+        return plan
+    return plan.model_copy(update={"step": max(1, math.ceil(2 * spec.horizon / plan.cutoffs))})
 
 
 def _thresholds(spec: WorkloadFile) -> RawThresholds:

@@ -213,9 +213,10 @@ def serve(
     dataset: Any | None,
     finals: pl.DataFrame | None = None,
     label: str = ENSEMBLE,
+    only: str | None = None,
     reason: str | None = None,
 ) -> Served:
-    """Forecast every promised series by the chain: ensemble, simple ensemble, the workload's fallback.
+    """Forecast every promised series by the chain: ensemble, simple ensemble or baseline, the workload's fallback.
 
     Parameters
     ----------
@@ -225,38 +226,38 @@ def serve(
         Forecasts of those final fits that did finish, for the simple ensemble when there is no bundle.
     label
         Whose bundle it is: tonight's `ensemble` or the `champion` of an earlier night.
+    only
+        Serve this member alone, as it is: the best baseline, when no model passed the gate.
     reason
         Why tonight's ensemble does not serve, if it failed.
     """
     series, _ = workload.promised(raw)
     values = workload.prediction.value_columns()
-    served: list[pl.DataFrame] = []
     failures: dict[str, str] = {}
-    covered: set[str] = set()
+    answer: tuple[Any, str, str | None] | None = None
     if bundle is not None and dataset is not None:
         view = dataset.view(dataset.as_of)
         scale = workload.scale(dataset, [dataset.as_of])
         predictions, failures = bundle.predict_members(view)
-        if predictions:
-            note = reason
+        if only is not None and only in predictions:
+            answer = predictions[only], only, reason
+        elif predictions:
             try:
-                joined = bundle.join(predictions, failures, scale)
+                answer = bundle.join(predictions, failures, scale), label, reason
             except Exception as error:  # noqa: BLE001  # the next link of the chain takes over, labelled
-                label, note = SIMPLE, f"ensemble failed: {type(error).__name__}: {error}"
-                joined = simple_ensemble(workload, predictions.values())
-            frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
-            served.append(
-                frame.with_columns(
-                    pl.lit(label).alias(MODEL_USED), pl.lit(note, dtype=pl.String).alias(FALLBACK_REASON)
-                )
-            )
-            covered = set(frame.get_column(ID))
+                why = f"ensemble failed: {type(error).__name__}: {error}"
+                answer = simple_ensemble(workload, predictions.values()), SIMPLE, why
     elif finals is not None and finals.height:
         members = [workload.prediction.of(part) for part in finals.partition_by(MODEL, maintain_order=True)]
-        joined = simple_ensemble(workload, members)
-        frame = joined.frame.filter(pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined)))
-        because = pl.lit(reason, dtype=pl.String).alias(FALLBACK_REASON)
-        served.append(frame.with_columns(pl.lit(SIMPLE).alias(MODEL_USED), because))
+        answer = simple_ensemble(workload, members), SIMPLE, reason
+    served: list[pl.DataFrame] = []
+    covered: set[str] = set()
+    if answer is not None:
+        prediction, used, note = answer
+        frame = prediction.frame.filter(
+            pl.col(ID).is_in(list(series)) & ~pl.col(ID).is_in(list(verdict.quarantined))
+        ).with_columns(pl.lit(used).alias(MODEL_USED), pl.lit(note, dtype=pl.String).alias(FALLBACK_REASON))
+        served.append(frame)
         covered = set(frame.get_column(ID))
     rest = [name for name in series if name not in covered]
     if rest:

@@ -266,6 +266,26 @@ def test_when_training_dies_the_champion_of_an_earlier_night_serves(
     assert manifest_of(answer)["serving_version"] == "1"
 
 
+def test_when_no_model_passes_the_gate_the_best_baseline_serves_and_says_so(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nightcast.contracts.decision import Decision
+    from tasks import steps
+    from tasks.settings import get_settings
+    from tasks.tracking import CHAMPION, Tracking
+
+    monkeypatch.setattr(steps, "decide", lambda *a, **k: Decision("none", False, "planted: worse than the naive"))
+    answer = run(write_workload(tmp_path, monthly_panel()))
+
+    rows = forecast_of(answer)
+    evaluation = home / "work" / answer["night_id"] / "evaluation"
+    best = pl.read_parquet(evaluation / "naive.parquet").get_column("model")[0]
+    assert rows.get_column("unique_id").n_unique() == 20
+    assert rows.get_column("model_used").unique().to_list() == [best]
+    assert rows.get_column("fallback_reason").str.contains("planted").all()
+    assert Tracking(get_settings()).alias("tiny", CHAMPION) is None
+
+
 def test_when_the_deadline_passes_what_is_there_is_published(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
