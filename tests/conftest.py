@@ -13,7 +13,6 @@ for _name, _value in {
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
     "OMP_NUM_THREADS": "1",
     "TQDM_DISABLE": "1",
 }.items():

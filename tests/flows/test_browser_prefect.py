@@ -114,6 +114,7 @@ def test_a_person_starts_a_night_with_another_preset_and_sees_it_complete(page: 
     run = wait_for_run(services)
     page.open(f"/runs/flow-run/{run['id']}")
     page.see("//*[normalize-space()='Completed']", seconds=60)
+    page.see("//*[contains(text(), 'naive_last final')]", seconds=60)
     page.keep("4-completed")
     page.click("//*[contains(@class,'p-tab')][normalize-space()='Artifacts']")
     page.see("//*[contains(normalize-space(), 'report') and contains(@class,'artifact')]")
