@@ -33,8 +33,8 @@ def load_gx() -> Any:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
 
-    # Its logger sets its own level on import, and tells of every temporary folder.
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    # This logger sets its own level on import, and tells of every temporary folder.
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)
     return great_expectations
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -486,6 +487,8 @@ def _root(
 
 def main() -> None:
     """Run the command line; an error is one line on stderr and an exit code."""
+    # Told to stop, Python would end without stopping what it started; so it leaves by the front door.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except NightcastError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from tasks.orchestrator import _reap, _stamp
+from tests.flows.panels import monthly_panel, write_workload
 
 
 def sleeper() -> subprocess.Popen[bytes]:
@@ -53,3 +55,28 @@ def test_a_process_id_that_was_used_again_is_nobodys_orphan(tmp_path: Path) -> N
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_a_run_told_to_stop_ends_its_server_and_workers(tmp_path: Path) -> None:
+    spec = write_workload(tmp_path, monthly_panel(series=4), models=("naive_last", "lightgbm_global"))
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "NIGHTCAST_"))}
+    env |= {"NIGHTCAST_PROCESSES": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", str(spec), "--home", str(tmp_path / "home")],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "home").rglob("raw.parquet")):
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert family
+
+    run.terminate()
+
+    assert run.wait(timeout=60) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
