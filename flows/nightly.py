@@ -22,6 +22,7 @@ from nightcast.contracts.progress import Progress
 from nightcast.evaluation.walk_forward import Outcome, describe, outcome
 from nightcast.publishing import Lease, Publication
 from tasks import steps
+from tasks.housekeeping import prune
 from tasks.night import Mode, Night
 from tasks.orchestrator import quiet_libraries
 from tasks.pages import page_artifacts, page_link, page_to_tracking, report_of, report_path, write_page
@@ -170,6 +171,12 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         except Exception as error:  # noqa: BLE001  # the forecast is out; the command says so and exits with 1
             report_failed = f"{type(error).__name__}: {error}"
             progress.say(f"report failed: {report_failed}")
+    try:
+        removed = prune(settings, current=night.path)
+        if removed:
+            progress.say(f"removed {removed} working folders and cached fits older than {settings.keep_days:g} days")
+    except OSError as error:  # the forecast is out; a folder that cannot be removed is only worth a line
+        progress.say(f"old working files could not be removed: {error}")
     answer = summary(night, publication, status=status)
     answer["training_failed"] = trained.reason
     answer["report_failed"] = report_failed

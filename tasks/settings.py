@@ -25,6 +25,8 @@ class Settings(BaseSettings):
         Worker processes for fits; 0 runs them in this process.
     lease_seconds
         How long a dead night blocks the next attempt on another machine.
+    keep_days
+        Days after which intermediate files of a night (working folder, cached fits) are removed; None keeps all.
     deadline_seconds
         From the start of a night: when it passes, fits that have not begun are given up and what is there is
         published; None waits for all.
@@ -37,6 +39,7 @@ class Settings(BaseSettings):
     mlflow_uri: str | None = None
     processes: int = Field(default_factory=lambda: max(1, min(os.cpu_count() or 1, 8)), ge=0)
     lease_seconds: float = Field(default=120, gt=0)
+    keep_days: float | None = Field(default=14, gt=0)
     deadline_seconds: float | None = Field(default=None, gt=0)
     s3_endpoint_url: str | None = None
     s3_access_key_id: SecretStr | None = None

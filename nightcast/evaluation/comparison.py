@@ -32,6 +32,8 @@ MIN_SHARED: Final = 0.5
 """Least share of the reference's rows, at the common origins, that the challenger must cover."""
 SEGMENT_ROWS: Final = 20
 """Paired rows below which a segment has no say."""
+SEGMENT_SHARE: Final = 0.05
+"""Share of the paired rows below which a segment has no say."""
 _SEGMENT_PAD: Final = 0.1
 _CAP: Final = 1e9
 
@@ -339,7 +341,8 @@ def _worst_segment(own: pl.DataFrame, other: pl.DataFrame) -> tuple[float, str]:
     """The largest loss ratio of a segment, and its name.
 
     A tenth of the reference's mean loss is added to both sides: a segment that the reference forecasts without error
-    (shut-in series stay at zero) would veto any challenger.
+    (shut-in series stay at zero) would veto any challenger. Neither may a segment of a few rows, or of less than a
+    twentieth of them: two or three series are no segment.
     """
     both = pl.DataFrame({"segment": own["segment"], "own": own["loss"], "other": other["loss"]})
     pad = _SEGMENT_PAD * float(both["other"].mean() or 0.0)  # type: ignore[arg-type]
@@ -347,7 +350,7 @@ def _worst_segment(own: pl.DataFrame, other: pl.DataFrame) -> tuple[float, str]:
     for segment, mine, theirs, rows in (
         both.group_by("segment").agg(pl.mean("own", "other"), pl.len()).sort("segment").rows()
     ):
-        if rows >= SEGMENT_ROWS:
+        if rows >= max(SEGMENT_ROWS, SEGMENT_SHARE * both.height):
             ratio = _ratio(mine + pad, theirs + pad)
             if ratio > worst:
                 worst, name = ratio, str(segment)

@@ -214,6 +214,16 @@ def test_a_segment_of_a_few_rows_has_no_say():
     assert decided(challenger, champion).kind == "replace"
 
 
+@pytest.mark.parametrize(("wells", "kind"), [(2, "replace"), (4, "keep")])
+def test_a_segment_of_less_than_a_twentieth_of_the_rows_has_no_say(wells: int, kind: str):
+    """Of 60 wells two are 3 % of the rows, four are 7 %."""
+    few = pl.when(pl.col("unique_id").is_in([f"s{i}" for i in range(wells)])).then(pl.lit("new"))
+    champion = frame(1.0, series=60).with_columns(segment=few.otherwise(pl.lit("steady")))
+    challenger = champion.with_columns(loss=pl.when(segment="new").then(2.0).otherwise(0.5))
+
+    assert decided(challenger, champion, frame(2.0, series=60)).kind == kind
+
+
 def test_a_segment_the_champion_forecasts_without_error_does_not_veto():
     shut = pl.when(pl.col("unique_id") < "s3").then(pl.lit("shut_in")).otherwise(pl.lit("steady"))
     champion = (
