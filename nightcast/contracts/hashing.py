@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,11 +43,6 @@ def hash_frame(frame: pl.DataFrame, *, length: int = 16) -> str:
         else:
             digest.update(np.ascontiguousarray(column.fill_null(0).to_numpy()).tobytes())
     return digest.hexdigest()[:length]
-
-
-def hash_parts(parts: Mapping[str, str], *, length: int = 16) -> str:
-    """One hash of several named hashes."""
-    return hash_json(dict(parts), length=length)
 
 
 def derive_seed(*parts: object) -> int:

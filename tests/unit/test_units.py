@@ -175,3 +175,13 @@ def test_without_processes_units_run_here_with_equal_results(make_unit: Any, tmp
     assert isinstance(one, UnitResult)
     assert isinstance(other, UnitResult)
     assert one.predictions().equals(other.predictions())
+
+
+def test_workers_that_import_ahead_still_run_units_and_a_missing_library_is_no_ones_fault(
+    make_unit: Any, tmp_path: Path
+) -> None:
+    with WorkerPool(tmp_path / "cache", processes=1) as pool:
+        pool.import_ahead(["json", "no_such_library"])
+        answer = pool.run(make_unit())
+
+    assert isinstance(answer, UnitResult)
