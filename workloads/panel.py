@@ -33,7 +33,7 @@ from nightcast.contracts.columns import (
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.panel import PanelDataset
 from nightcast.contracts.prediction import Quantiles
-from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, ModelChoice, Preset, Recipe
+from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, Preset, Recipe
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note, RawData
 from nightcast.contracts.verdict import Verdict
@@ -49,30 +49,21 @@ from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
 
+ALL_MODELS = (
+    "naive_last",
+    "naive_mean3",
+    "naive_seasonal",
+    "ses",
+    "theta",
+    "ets",
+    "lightgbm_global",
+    "tsmixerx",
+    "nhits",
+)
 MODELS: Mapping[Preset, tuple[str, ...]] = {
     "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "lightgbm_global"),
-    "nightly_cpu": (
-        "naive_last",
-        "naive_mean3",
-        "naive_seasonal",
-        "ses",
-        "theta",
-        "ets",
-        "lightgbm_global",
-        "tsmixerx",
-        "nhits",
-    ),
-    "seed": (
-        "naive_last",
-        "naive_mean3",
-        "naive_seasonal",
-        "ses",
-        "theta",
-        "ets",
-        "lightgbm_global",
-        "tsmixerx",
-        "nhits",
-    ),
+    "nightly_cpu": ALL_MODELS,
+    "seed": ALL_MODELS,
 }
 FOLDS: Mapping[Preset, FoldPlan] = {
     "ci": FoldPlan(cutoffs=4, refits=1),
@@ -104,12 +95,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     ConfigError
         If it names an unknown model, feature or source.
     """
-    if spec.kind != "panel":
-        raise ConfigError(
-            f"workload {spec.name!r} is of kind {spec.kind!r}",
-            expected="kind: panel; this version runs panels only",
-            remedy="describe the data as a panel: columns id, time, target; freq; horizon",
-        )
+    spec.require_panel()
     for name in spec.models or ():
         FORECASTERS[name]
     features = _feature_choices(spec.features)
@@ -121,9 +107,10 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         return Recipe(
             horizon=spec.horizon,
             features=features,
-            models=tuple(_model_choice(name, preset) for name in names),
+            models=tuple(FORECASTERS.choose(name, preset) for name in names),
             folds=_folds(spec, preset),
             limits=LIMITS[preset],
+            preparation={"retire_after": spec.retire_after, "raw_gate": limits.model_dump(mode="json")},
             **spec.recipe,
         )
 
@@ -174,9 +161,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         fallback=lambda raw, series: panel_fallback(raw.frame, raw.schema, raw.as_of, series),
         promised=lambda raw: promised(raw, spec.retire_after),
         compare=compare,
-        baselines=tuple(
-            name for name in (spec.models or MODELS["nightly_cpu"]) if FORECASTERS[name].capabilities.baseline
-        ),
+        baselines=tuple(name for name in (spec.models or ALL_MODELS) if FORECASTERS[name].capabilities.baseline),
         facts={
             "information": _information(spec),
             "unit": spec.unit,
@@ -192,10 +177,6 @@ def _information(spec: WorkloadFile) -> str:
     if plans and spec.source.plan is not None:
         return "plan known (P)"
     return "future unknown (U)"
-
-
-def _model_choice(name: str, preset: Preset) -> ModelChoice:
-    return FORECASTERS.choose(name, preset)
 
 
 def _folds(spec: WorkloadFile, preset: Preset) -> FoldPlan:

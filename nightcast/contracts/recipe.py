@@ -111,7 +111,14 @@ class LimitPlan(_Frozen):
 
 
 class Recipe(_Frozen):
-    """Instructions of one refit; equal recipes have equal hashes."""
+    """Instructions of one refit; equal recipes have equal hashes.
+
+    Attributes
+    ----------
+    preparation
+        What else decides which rows and series a night uses (thresholds, retirement), so that a change of it makes
+        another night.
+    """
 
     horizon: int = Field(ge=1)
     features: tuple[FeatureChoice, ...] = ()
@@ -120,6 +127,7 @@ class Recipe(_Frozen):
     combiner: CombinerPlan = CombinerPlan()
     gate: GatePlan = GatePlan()
     limits: LimitPlan = LimitPlan()
+    preparation: dict[str, Any] = Field(default_factory=dict)
     seed: int = 1
 
     @property

@@ -395,3 +395,38 @@ def test_no_file_of_a_registered_model_is_a_pickle(run: Run, home: Path, tmp_pat
     assert any(p.name == "bundle.json" for p in files)
     assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".joblib", ".pt", ".pth")]
     assert not [p for p in files if p.read_bytes()[:2] in (b"\x80\x03", b"\x80\x04", b"\x80\x05")]
+
+
+def test_the_same_recipe_on_newer_data_is_a_refit_of_the_champion(run: Run, tmp_path: Path) -> None:
+    from tasks.settings import get_settings
+    from tasks.tracking import CHAMPION, Tracking
+
+    frame = monthly_panel()
+    spec = write_workload(tmp_path, frame.filter(pl.col("ds") < datetime(2021, 12, 1)))
+    run(spec)
+    write_workload(tmp_path, frame)
+    answer = run(spec)
+
+    decision = manifest_of(answer)["decision"]
+    champion = Tracking(get_settings()).alias("tiny", CHAMPION)
+    assert decision["kind"] in ("refit", "keep")
+    assert champion is not None
+    assert champion.number == ("2" if decision["promote"] else "1")
+    assert manifest_of(answer)["serving_version"] == champion.number
+
+
+def test_a_champion_of_another_recipe_without_common_origins_is_walked_forward_on_tonights_data(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    frame = monthly_panel()
+    spec = write_workload(tmp_path, frame.filter(pl.col("ds") < datetime(2020, 6, 1)))
+    run(spec)
+    write_workload(tmp_path, frame, models=(*NAIVE, "theta"))
+    answer = run(spec)
+
+    decision = manifest_of(answer)["decision"]
+    assert answer["training_failed"] is None
+    assert (home / "work" / answer["night_id"] / "champion-dataset").exists()
+    assert decision["kind"] in ("replace", "keep")
+    assert decision["cutoffs"] >= 4
+    assert decision["effect"] is not None

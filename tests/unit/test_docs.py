@@ -75,3 +75,28 @@ def test_an_unknown_name_is_not_taken_for_a_file() -> None:
 
     with pytest.raises(ConfigError, match="unknown workload 'walls'"):
         workload_path("walls")
+
+
+def test_whatever_changes_a_night_changes_its_recipe(tmp_path: Path) -> None:
+    """Else the changed night would be taken for one that was already published."""
+    text = (
+        "name: tiny\nkind: panel\nsource: {path: t.parquet}\ncolumns: {id: a, time: b, target: c}\n"
+        "freq: MS\nhorizon: 3\n"
+    )
+    path = tmp_path / "tiny.yaml"
+
+    def hash_with(line: str) -> str:
+        path.write_text(text + line)
+        return get_workload(path).recipe("ci").hash
+
+    plain = hash_with("")
+    changes = (
+        "retire_after: 3",
+        "gates: {raw: {spike_ratio: 50}}",
+        "folds: {step: 4}",
+        "features: [lags]",
+        "models: [ses]",
+        "recipe: {seed: 2}",
+    )
+    assert len({plain, *(hash_with(line) for line in changes)}) == len(changes) + 1
+    assert hash_with("gates: {budget: 0.9}") == plain, "a budget stops a night or lets it pass; it changes no number"
