@@ -115,7 +115,7 @@ class Forecaster(ABC):
         if not self.capabilities.cold_start:
             known = view.history.filter(pl.col(TARGET).is_not_null()).get_column(ID)
             self.seen = tuple(known.unique().sort().to_list())
-        with _quiet_randomness(seed):
+        with quiet_randomness(seed):
             self._fit(view, seed=seed)
         return self
 
@@ -143,7 +143,7 @@ class Forecaster(ABC):
         wanted = view.future.filter(~pl.col(ID).is_in(list(left_out)))
         answer = Answer(_no_rows())
         if wanted.height:
-            with _quiet_randomness(self.seed):
+            with quiet_randomness(self.seed):
                 answer = self._predict(replace(view, future=wanted))
             left_out |= answer.left_out
             wanted = wanted.filter(~pl.col(ID).is_in(list(answer.left_out)))
@@ -193,7 +193,7 @@ class Forecaster(ABC):
             raise RegistryError(
                 f"the bundle {folder.name!r} holds {facts['target']!r}",
                 expected=target,
-                remedy="load it with `models.catalog.load_forecaster`, which picks the class",
+                remedy="load it with `models.catalog.load_model`, which picks the class",
             )
         model = cls(**facts["params"])
         model.horizon, model.freq, model.seed = facts["horizon"], facts["freq"], facts["seed"]
@@ -312,17 +312,45 @@ def read_params(owner: str, kind: type[Hyperparameters], given: Mapping[str, Any
         ) from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The contents of a bundle's `model.json`.
+FACTS = frozenset({"target", "version", "params", "horizon", "freq", "seed", "seen", "state"})
+"""Fields of a forecaster's `model.json`."""
+
+
+def read_target(folder: Path) -> str:
+    """The class that a model's folder names, `module:Class`.
+
+    Raises
+    ------
+    RegistryError
+        If `model.json` is missing, is not JSON, or names no class.
+    """
+    return str(_read_json(folder, frozenset({"target"}))["target"])
+
+
+def read_facts(
+    folder: Path, *, fields: frozenset[str] | set[str] = FACTS, version: int = BUNDLE_VERSION
+) -> dict[str, Any]:
+    """The contents of a model's `model.json`.
 
     Raises
     ------
     RegistryError
         If the file is missing, is not JSON, lacks a field, or has another layout.
     """
+    facts = _read_json(folder, fields)
+    if facts["version"] != version:
+        raise RegistryError(
+            f"the bundle {folder.name!r} has layout {facts['version']!r}",
+            expected=f"layout {version}",
+            remedy="load it with the release that wrote it, or refit the model",
+        )
+    return facts
+
+
+def _read_json(folder: Path, fields: frozenset[str] | set[str]) -> dict[str, Any]:
     try:
         facts = json.loads((folder / MODEL_FILE).read_text())
-        missing = sorted({"target", "version", "params", "horizon", "freq", "seed", "seen", "state"} - set(facts))
+        missing = sorted(set(fields) - set(facts))
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
     except (OSError, ValueError, TypeError) as error:
@@ -331,12 +359,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
             expected="a folder that `Forecaster.save` wrote",
             remedy="fetch the bundle again and compare its sha256 with the manifest's",
         ) from error
-    if facts["version"] != BUNDLE_VERSION:
-        raise RegistryError(
-            f"the bundle {folder.name!r} has layout {facts['version']!r}",
-            expected=f"layout {BUNDLE_VERSION}",
-            remedy="load it with the release that wrote it, or refit the model",
-        )
     return dict(facts)
 
 
@@ -389,7 +411,7 @@ def _no_rows() -> pl.DataFrame:
 
 
 @contextmanager
-def _quiet_randomness(seed: int) -> Iterator[None]:
+def quiet_randomness(seed: int) -> Iterator[None]:
     """Seed the global generators that libraries draw from, hold native threads to one, and give both back."""
     from threadpoolctl import threadpool_limits
 

@@ -1,11 +1,12 @@
-"""The forecasters, as a literal table; a row imports nothing until its model is made."""
+"""The forecasters, as a literal table, and the way back from a folder; a row imports nothing until its model is made."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from models.base import Forecaster, read_facts
+from models.base import Forecaster, read_target
+from models.classifiers import CLASSIFIERS
 from nightcast.contracts.catalog import Capabilities, Catalog, Entry, Uses
 from nightcast.contracts.errors import RegistryError
 from nightcast.contracts.prediction import Quantiles
@@ -134,23 +135,23 @@ def make_forecaster(choice: ModelChoice) -> Forecaster:
     return model  # type: ignore[no-any-return]
 
 
-def load_forecaster(folder: Path) -> Forecaster:
+def load_model(folder: Path) -> Any:
     """The fitted model of a bundle, by the class its `model.json` names.
 
-    Only classes that the catalog lists are imported: a bundle cannot make the loader import anything else.
+    Only classes that a catalog lists are imported: a bundle cannot make the loader import anything else.
 
     Raises
     ------
     RegistryError
         If the bundle names another class, or is broken.
     """
-    target = read_facts(folder)["target"]
-    entry = next((entry for entry in FORECASTERS.values() if entry.target == target), None)
+    target = read_target(folder)
+    known = (*FORECASTERS.values(), *CLASSIFIERS.values())
+    entry = next((entry for entry in known if entry.target == target), None)
     if entry is None:
         raise RegistryError(
             f"the bundle {folder.name!r} names the class {target!r}",
-            expected="a class of the catalog `models.catalog.FORECASTERS`",
+            expected="a class of the catalogs `FORECASTERS` and `CLASSIFIERS`",
             remedy="install the package that brings the model, or register a model this installation knows",
         )
-    model: Any = entry.load().load(folder)
-    return model  # type: ignore[no-any-return]
+    return entry.load().load(folder)

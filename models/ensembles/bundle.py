@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from models.catalog import load_forecaster
+from models.catalog import load_model
 from nightcast import __version__
 from nightcast.contracts.errors import RegistryError
 from nightcast.contracts.recipe import Recipe
@@ -107,7 +107,7 @@ class Bundle:
                 remedy="load it with the nightcast version named in its manifest, or retrain",
             )
         members = {
-            label: load_forecaster(folder / "members" / its["folder"]) for label, its in facts["members"].items()
+            label: load_model(folder / "members" / its["folder"]) for label, its in facts["members"].items()
         }
         return cls(folder, facts, members)
 

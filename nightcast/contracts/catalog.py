@@ -31,6 +31,10 @@ class Capabilities:
         A member of the naive family: the yardstick, and the last link of the fallback chain.
     deterministic
         Same seed, same numbers on CPU.
+    scaling
+        How it wants its inputs scaled: `none`, `standard` or `robust`.
+    sequence
+        It reads windows of rows, not single rows.
     """
 
     uses: frozenset[Uses] = frozenset()
@@ -38,6 +42,8 @@ class Capabilities:
     min_history: int = 1
     baseline: bool = False
     deterministic: bool = True
+    scaling: Literal["none", "standard", "robust"] = "none"
+    sequence: bool = False
 
 
 @dataclass(frozen=True)

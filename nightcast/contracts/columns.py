@@ -39,3 +39,24 @@ def quantile_column(level: float) -> str:
 
 QUANTILES: Final[tuple[str, ...]] = tuple(quantile_column(level) for level in LEVELS)
 MEDIAN: Final = "q50"
+
+OPEN: Final = "open"
+HIGH: Final = "high"
+LOW: Final = "low"
+CLOSE: Final = "close"
+VOLUME: Final = "volume"
+BAR_COLUMNS: Final[tuple[str, ...]] = (OPEN, HIGH, LOW, CLOSE, VOLUME)
+
+SEGMENT: Final = "segment"
+"""Number of a run of bars without a gap, unique over all symbols: no window, feature or label crosses its ends."""
+SESSION: Final = "session"
+"""Number of a run of bars without a scheduled close, unique over all symbols; a segment holds one or more."""
+LABEL_END: Final = "label_end"
+"""When a label becomes known: the start of the last bar it looked at."""
+SIGNAL: Final = "signal"
+"""-1 short, 0 flat, 1 long."""
+
+CLASSES: Final[tuple[str, ...]] = ("short", "neutral", "long")
+"""Class k of a triple-barrier label: 0 the lower barrier came first, 1 none (or both), 2 the upper one."""
+SHORT, NEUTRAL, LONG = 0, 1, 2
+CLASS_PROBS: Final[tuple[str, ...]] = tuple(f"p_{name}" for name in CLASSES)

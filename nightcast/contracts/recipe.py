@@ -67,9 +67,19 @@ class FoldPlan(_Frozen):
 
 
 class CombinerPlan(_Frozen):
-    """How members are combined: simplex weights per horizon, shrunk to equal weights by `shrinkage` in [0, 1]."""
+    """How members are combined.
 
-    method: Literal["weighted", "mean"] = "weighted"
+    Attributes
+    ----------
+    method
+        `weighted`: simplex weights per horizon. `mean`: equal weights. For classes also `voting` (equal weights in
+        log-odds), `stacking` (multinomial logistic on out-of-fold log-odds) and `blending` (simplex weights learned
+        on the newest tenth of the rows).
+    shrinkage
+        Towards equal weights, in [0, 1].
+    """
+
+    method: Literal["weighted", "mean", "voting", "stacking", "blending"] = "weighted"
     shrinkage: float = Field(default=0.3, ge=0, le=1)
 
 

@@ -10,7 +10,12 @@ from typing import Any, Protocol
 
 import polars as pl
 
+from nightcast.contracts.bars import BarsSchema
 from nightcast.contracts.schema import PanelSchema
+
+Schema = PanelSchema | BarsSchema
+"""What a source declares of its rows."""
+_SCHEMAS: dict[str, type[PanelSchema] | type[BarsSchema]] = {"panel": PanelSchema, "bars": BarsSchema}
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class RawData:
     ----------
     frame
         `unique_id (str), ds (datetime, null where it cannot be read), y, covariates, series_role, row_unparsable`.
-        Duplicates, gaps and wild values are still in it: the raw gate judges them. No row later than `as_of`,
+        Bars hold `open, high, low, close, volume` in place of `y` and covariates. Duplicates, gaps and wild values are still in it: the raw gate judges them. No row later than `as_of`,
         except rows dated in an impossible future (after the clock), kept for the gate to name.
     schema
         Declared facts.
@@ -55,7 +60,7 @@ class RawData:
     """
 
     frame: pl.DataFrame
-    schema: PanelSchema
+    schema: Schema
     as_of: datetime
     origin: str
     plan: pl.DataFrame | None = None
@@ -68,6 +73,7 @@ class RawData:
         if self.plan is not None:
             self.plan.write_parquet(folder / "plan.parquet")
         facts = {
+            "kind": next(kind for kind, its in _SCHEMAS.items() if isinstance(self.schema, its)),
             "schema": self.schema.model_dump(mode="json"),
             "as_of": self.as_of.isoformat(),
             "origin": self.origin,
@@ -82,7 +88,7 @@ class RawData:
         plan = folder / "plan.parquet"
         return cls(
             frame=pl.read_parquet(folder / "raw.parquet"),
-            schema=PanelSchema.model_validate(facts["schema"]),
+            schema=_SCHEMAS[facts["kind"]].model_validate(facts["schema"]),
             as_of=datetime.fromisoformat(facts["as_of"]),
             origin=facts["origin"],
             plan=pl.read_parquet(plan) if plan.exists() else None,

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol
 import polars as pl
 
 from nightcast.contracts.catalog import Catalog
+from nightcast.contracts.columns import HORIZON, MODEL
 from nightcast.contracts.decision import Decision
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.prediction import P, P_co
@@ -50,7 +51,7 @@ class Dataset(Protocol):
         ...
 
     def truth(self) -> pl.DataFrame:
-        """Known outcomes to score with."""
+        """Known outcomes to score with: `unique_id, ds, y`, and `horizon` where they differ by it."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -131,6 +132,14 @@ class Gates:
     docs: Callable[[RawData, Path], Path]
 
 
+def _no_verdicts(_rows: pl.DataFrame, _baselines: Sequence[str], _dataset: Any, _seed: int) -> pl.DataFrame:
+    return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
+
+
+def _as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How predictions are judged.
@@ -145,12 +154,16 @@ class Scoring:
         The same per horizon, for the report.
     by_segment
         Out-of-fold rows and the dataset -> the rows with the column `segment`, for guards and the report.
+    verdicts
+        Out-of-fold rows, baselines, dataset, seed -> one row per model and horizon with named gates (`<name>_gate`,
+        Boolean), their numbers and `why`; no rows where a workload has none.
     """
 
     loss: Callable[[pl.DataFrame], pl.DataFrame]
     league: Callable[[pl.DataFrame, Sequence[str], Any], pl.DataFrame]
     by_horizon: Callable[[pl.DataFrame], pl.DataFrame]
     by_segment: Callable[[pl.DataFrame, Any], pl.DataFrame]
+    verdicts: Callable[[pl.DataFrame, Sequence[str], Any, int], pl.DataFrame] = field(default=_no_verdicts)
 
 
 class Comparison(Protocol):
@@ -165,8 +178,12 @@ class Comparison(Protocol):
         *,
         same_recipe: bool,
         seed: int,
+        verdicts: pl.DataFrame,
     ) -> Decision:
-        """Decide from out-of-fold rows with `y`, `loss` and `segment`; the three frames share most of their keys."""
+        """Decide from out-of-fold rows with `y`, `loss` and `segment`; the three frames share most of their keys.
+
+        `verdicts` holds the challenger's rows of `Scoring.verdicts`.
+        """
         ...
 
 
@@ -202,6 +219,11 @@ class Workload(Generic[P]):
         by what was known then, as that night would have done it.
     compare
         The promotion gate.
+    stand_down
+        Published rows -> the same rows, harmless where `fallback_reason` says that no judged model stands behind them
+        (a market goes flat); panels publish them as they are.
+    views
+        What the report shows of the predictions; None for the views of quantiles.
     baselines
         Labels of the naive family in the recipe.
     """
@@ -226,4 +248,6 @@ class Workload(Generic[P]):
     promised: Callable[[RawData], tuple[tuple[str, ...], dict[str, str]]]
     compare: Comparison
     baselines: tuple[str, ...]
+    stand_down: Callable[[pl.DataFrame], pl.DataFrame] = field(default=_as_it_is)
+    views: Callable[[Any], Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 
 from models.base import Forecaster
-from models.catalog import FORECASTERS, load_forecaster, make_forecaster
+from models.catalog import FORECASTERS, load_model, make_forecaster
 from nightcast.contracts.columns import HORIZON, ID, QUANTILES, TARGET, TIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.panel import PanelDataset, PanelView
@@ -132,7 +132,7 @@ def refuse(event, args):
         raise RuntimeError(f"unpickling {args}")
 
 import lightgbm, neuralforecast, statsforecast.models  # what they do while importing is not the bundle's doing
-from models.catalog import load_forecaster
+from models.catalog import load_model
 from nightcast.contracts.columns import QUANTILES
 from nightcast.contracts.panel import PanelDataset
 sys.addaudithook(refuse)
@@ -140,7 +140,7 @@ home, cutoff = Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2])
 view = PanelDataset.load(home / "data").view(cutoff)
 out = {}
 for name in sys.argv[3:]:
-    out[name] = load_forecaster(home / name).predict(view).frame.select(QUANTILES).rows()
+    out[name] = load_model(home / name).predict(view).frame.select(QUANTILES).rows()
 print("ANSWERS" + json.dumps(out))
 """
     done = subprocess.run(
@@ -225,7 +225,7 @@ def test_a_second_fit_of_one_object_is_a_fresh_one(name: str) -> None:
 def test_a_saved_model_loads_and_answers_alike(name: str, tmp_path: Path) -> None:
     fitted(name).save(tmp_path / "bundle")
 
-    loaded = load_forecaster(tmp_path / "bundle")
+    loaded = load_model(tmp_path / "bundle")
 
     assert type(loaded) is type(fitted(name))
     assert loaded.predict(view_of()).frame.equals(fitted(name).predict(view_of()).frame)

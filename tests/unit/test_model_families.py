@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from models.base import Answer, Forecaster
-from models.catalog import load_forecaster
+from models.catalog import load_model
 from models.families._template import Drift
 from models.families.boosting import LightGBMGlobal, _interpolate
 from models.families.naive import NaiveLast, NaiveMean3, NaiveSeasonal
@@ -364,7 +364,7 @@ def test_a_network_bundle_with_a_foreign_file_is_refused(tmp_path: Path) -> None
     (tmp_path / "network" / "dataset.pkl").write_bytes(b"\x80\x04.")
 
     with pytest.raises(RegistryError, match=r"dataset\.pkl"):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_network_bundle_that_was_cut_short_is_refused(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_network_bundle_that_was_cut_short_is_refused(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
     with pytest.raises(RegistryError, match="cannot be read"):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
 
 
 def test_fitting_a_network_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +409,7 @@ def test_the_template_is_a_whole_forecaster(tmp_path: Path) -> None:
     assert medians(model, view, "a") == pytest.approx([70.0, 72.0, 74.0])
     assert Drift.load(tmp_path).predict(view).frame.equals(model.predict(view).frame)
     with pytest.raises(RegistryError, match="_template:Drift"):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
 
 
 # -- the base class's checks ----------------------------------------------------------------------------------------
@@ -521,15 +521,15 @@ def test_a_bundle_that_is_not_ours_is_refused(change: dict[str, Any], message: s
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
 
     with pytest.raises(RegistryError, match=message):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_folder_without_a_bundle_and_one_that_was_cut_short_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match=r"no readable model\.json"):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
     (tmp_path / "model.json").write_text('{"target": "models.fam')
     with pytest.raises(RegistryError, match=r"no readable model\.json"):
-        load_forecaster(tmp_path)
+        load_model(tmp_path)
 
 
 def test_a_boosting_bundle_cannot_reach_outside_its_folder(tmp_path: Path) -> None:
@@ -541,4 +541,4 @@ def test_a_boosting_bundle_cannot_reach_outside_its_folder(tmp_path: Path) -> No
     file.write_text(json.dumps(facts))
 
     with pytest.raises(RegistryError, match="secret"):
-        load_forecaster(tmp_path / "bundle")
+        load_model(tmp_path / "bundle")
