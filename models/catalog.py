@@ -1,4 +1,4 @@
-"""The forecasters, as a literal table, and the way back from a folder; a row imports nothing until its model is made."""
+"""The forecasters, as a literal table, and the way back from a folder; a row imports nothing until it is made."""
 
 from __future__ import annotations
 

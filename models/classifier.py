@@ -220,7 +220,7 @@ class Classifier(ABC):
         order = np.argsort(view.times[view.rows], kind="stable")
         keep = thinned(len(order), self.params.max_rows)
         order = order[keep]
-        cut = len(order) - int(round(self.params.validation * len(order)))
+        cut = len(order) - round(self.params.validation * len(order))
         # decisions at the border's own time belong to one side, whatever their symbol
         times = view.times[view.rows]
         border = times[order[cut]] if cut < len(order) else None
@@ -436,7 +436,7 @@ class Classifier(ABC):
         missing = [name for name in self.pipeline.names_in if name not in position]
         if missing:
             raise ConfigError(
-                f"{type(self).__name__} was fitted on {len(self.pipeline.names_in)} columns and the view lacks {missing}",
+                f"{type(self).__name__} was fitted on columns of which the view lacks {missing}",
                 expected="the columns of the fit",
                 remedy="prepare the data by the bundle's own recipe",
             )

@@ -108,7 +108,7 @@ class FoldPipeline:
         return self
 
     def transform(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`[N, C]` to `[N, F]` float32, C-contiguous and finite, column by column so that memory stays near one copy."""
+        """`[N, C]` to `[N, F]` float32, C-contiguous and finite; column by column, so memory stays near one copy."""
         if base.shape[1] != len(self.names_in):
             raise ConfigError(
                 f"a base of {base.shape[1]} columns for a pipeline fitted on {len(self.names_in)}",

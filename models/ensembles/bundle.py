@@ -106,9 +106,7 @@ class Bundle:
                 expected=f"format {FORMAT}, as written by nightcast {__version__}",
                 remedy="load it with the nightcast version named in its manifest, or retrain",
             )
-        members = {
-            label: load_model(folder / "members" / its["folder"]) for label, its in facts["members"].items()
-        }
+        members = {label: load_model(folder / "members" / its["folder"]) for label, its in facts["members"].items()}
         return cls(folder, facts, members)
 
 

@@ -43,8 +43,8 @@ UNKNOWN_LABEL = -1
 def label_columns(horizon: int) -> dict[str, str]:
     """Names of a horizon's label columns in `BarDataset.frame`.
 
-    `y` (Int8: 0, 1, 2 or null), `hold` (Int32: bars from the decision to the label's end), `ret` (Float64: simple return from the
-    entry to the label's end), `width` (Float64: barrier as a fraction of the entry price), `ambiguous` (Boolean).
+    `y` (Int8: 0, 1, 2 or null), `hold` (Int32: bars from the decision to the label's end), `ret` (Float64: simple return
+    from the entry to the label's end), `width` (Float64: barrier as a fraction of the entry price), `ambiguous` (Boolean).
     """
     return {name: f"label_{horizon}_{name}" for name in ("y", "hold", "ret", "width", "ambiguous")}
 
@@ -197,9 +197,7 @@ class BarDataset:
     def _arrays(self) -> dict[str, Any]:
         frame, names = self.frame, tuple(self.columns)
         symbols = tuple(frame.get_column(ID).unique().sort().to_list())
-        code = frame.get_column(ID).replace_strict(
-            list(symbols), list(range(len(symbols))), return_dtype=pl.Int64
-        )
+        code = frame.get_column(ID).replace_strict(list(symbols), list(range(len(symbols))), return_dtype=pl.Int64)
         segment = frame.get_column(SEGMENT).cast(pl.Int64).to_numpy()
         starts = np.flatnonzero(np.diff(segment, prepend=-1))
         position = np.arange(len(segment)) - np.repeat(starts, np.diff(np.append(starts, len(segment))))

@@ -84,8 +84,8 @@ class FeatureColumn(BaseModel):
 
 
 Calendar = Literal["continuous", "weekdays", "business_days"]
-"""`continuous`: every step of the clock has a bar. `weekdays`: closed over the weekend and on holidays. `business_days`:
-one bar a trading day, whose closes between days count for nothing."""
+"""`continuous`: every step of the clock has a bar. `weekdays`: closed over the weekend and on holidays.
+`business_days`: one bar a trading day, whose closes between days count for nothing."""
 
 
 class _Frozen(BaseModel):

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from nightcast.contracts.bars import BarsSchema
-from nightcast.contracts.schema import PanelSchema
+from nightcast.contracts.schema import BarsSchema, PanelSchema
 
 Schema = PanelSchema | BarsSchema
 """What a source declares of its rows."""
@@ -45,8 +44,9 @@ class RawData:
     ----------
     frame
         `unique_id (str), ds (datetime, null where it cannot be read), y, covariates, series_role, row_unparsable`.
-        Bars hold `open, high, low, close, volume` in place of `y` and covariates. Duplicates, gaps and wild values are still in it: the raw gate judges them. No row later than `as_of`,
-        except rows dated in an impossible future (after the clock), kept for the gate to name.
+        Bars hold `open, high, low, close, volume` in place of `y` and covariates. Duplicates, gaps and wild values
+        are still in it: the raw gate judges them. No row later than `as_of`, except rows dated in an impossible
+        future (after the clock), kept for the gate to name.
     schema
         Declared facts.
     as_of
