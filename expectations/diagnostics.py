@@ -80,7 +80,7 @@ def covariate_facts(raw: RawData) -> pl.DataFrame:
     """
     rows = _with_defaults(raw.frame)
     facts = []
-    for name in raw.schema.covariates:
+    for name in raw.panel.covariates:
         best = (0, 0)
         for part in (rows.filter("is_target"), rows.filter(~pl.col("is_target"))):
             nulls = part.get_column(name).null_count() + _nans(part.get_column(name))

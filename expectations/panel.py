@@ -102,7 +102,7 @@ def raw_gate(raw: RawData, *, budget: float = 0.2, thresholds: RawThresholds | N
 def raw_columns(raw: RawData) -> Iterator[tuple[str, str]]:
     """Columns the input must have, and their kinds."""
     yield from ((ID, "text"), (TIME, "time"), (TARGET, "number"))
-    for name, role in raw.schema.covariates.items():
+    for name, role in raw.panel.covariates.items():
         yield name, "value" if role == "static" else "number"
 
 

@@ -64,6 +64,8 @@ def report_of(
         baselines=workload.baselines,
         promised=series,
         information=str(workload.facts.get("information", "")),
+        verdict_table=empty if evaluation is None else evaluation.verdicts,
+        **({} if workload.views is None else {"views": workload.views}),
     )
 
 

@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from models.ensembles.bundle import Bundle
-from nightcast.contracts.columns import CUTOFF, ID, MODEL, ROLE_TARGET, SERIES_ROLE, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MODEL, ROLE_TARGET, SERIES_ROLE, TIME
 from nightcast.contracts.decision import Decision
 from nightcast.contracts.errors import GateError, NightcastError, TrainingError
 from nightcast.contracts.progress import Progress
@@ -48,6 +48,8 @@ from workloads.stages import (
 )
 
 EXAMPLE_SERIES = 2
+MOST_STEPS = 100
+"""Most points of a loss curve in MLflow."""
 
 
 def _transient(_task: Any, _run: Any, state: Any) -> bool:
@@ -364,6 +366,7 @@ def forecast_all(night: Night, folder: str | None, reason: str | None, label: st
         "promised": series,
         "horizon": raw.schema.horizon,
         "lower": raw.schema.lower,
+        "schema": raw.schema,
         "history": history_of(raw, series),
     }
     verdict = workload.gates.forecasts(served.frame, context)
@@ -443,17 +446,11 @@ def register(
     evaluation.ensemble.write_parquet(evidence / "ensemble.parquet")
     series, _ = workload.promised(raw)
     names = [name for name in series if name not in night.judged().quarantined][:EXAMPLE_SERIES]
-    columns = [ID, TIME, TARGET, *raw.schema.covariates, SERIES_ROLE]
+    columns = [ID, TIME, *raw.schema.inputs]
     example = raw.frame.filter(pl.col(ID).is_in(names) & (pl.col(SERIES_ROLE) == ROLE_TARGET)).select(columns)
-    output = pl.DataFrame(
-        schema={
-            ID: pl.String,
-            TIME: pl.Datetime("us"),
-            "cutoff": pl.Datetime("us"),
-            "horizon": pl.Int32,
-            **{name: pl.Float64() for name in workload.prediction.value_columns()},
-        }
-    )
+    keys = {ID: pl.String(), TIME: pl.Datetime("us"), CUTOFF: pl.Datetime("us"), HORIZON: pl.Int32()}
+    values = {name: pl.Float64() for name in workload.prediction.value_columns()}
+    output = workload.prediction.of(pl.DataFrame(schema={**keys, **values})).frame
     version = tracking.register(
         night.name,
         run_id,
@@ -461,7 +458,7 @@ def register(
         evidence=evidence,
         example=example,
         output=output,
-        optional=(*raw.schema.covariates, SERIES_ROLE),
+        optional=raw.schema.optional,
         tags={
             "night_id": night.night_id,
             "recipe": night.recipe_hash,
@@ -472,6 +469,13 @@ def register(
     )
     tracking.set_challenger(version)
     return version
+
+
+def bucket_means(values: pl.Series, most: int) -> list[float]:
+    """At most `most` values: neighbours are averaged where there are more, so that a curve stays a curve."""
+    size = max(1, -(-len(values) // most))
+    frame = pl.DataFrame({"value": values.cast(pl.Float64), "bucket": pl.arange(len(values), eager=True) // size})
+    return frame.group_by("bucket", maintain_order=True).agg(pl.col("value").mean()).get_column("value").to_list()
 
 
 def log_child(
@@ -485,7 +489,7 @@ def log_child(
             tracking.log_params(child, {"model": choice.name, **choice.params})
         tracking.log_metrics(child, {k: v for k, v in row.items() if isinstance(v, int | float)})
         rows = judged.filter(pl.col(MODEL) == label).sort(CUTOFF)
-        losses = rows.group_by(CUTOFF, maintain_order=True).agg(pl.col("loss").mean())
-        tracking.log_steps(child, "fold_loss", losses.get_column("loss").to_list())
+        losses = rows.group_by(CUTOFF, maintain_order=True).agg(pl.col("loss").mean()).get_column("loss")
+        tracking.log_steps(child, "origin_loss", bucket_means(losses, MOST_STEPS))
         its = [result for result in out.results if result.unit.model.label == label]
         tracking.log_metrics(child, {f"{result.unit.fold.name}.seconds": result.seconds for result in its})

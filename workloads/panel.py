@@ -31,13 +31,14 @@ from nightcast.contracts.columns import (
     TIME,
 )
 from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.fold import Fold
 from nightcast.contracts.panel import PanelDataset
 from nightcast.contracts.prediction import Quantiles
 from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, Preset, Recipe
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note, RawData
 from nightcast.contracts.verdict import Verdict
-from nightcast.contracts.workload import Gates, Scoring, Workload
+from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
 from nightcast.evaluation.calibration import ConformalQuantiles, prequential
 from nightcast.evaluation.comparison import compare
 from nightcast.evaluation.fallback import panel_fallback
@@ -116,21 +117,25 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
 
     def prepare(raw: RawData, verdict: Verdict, recipe: Recipe) -> PanelDataset:
         rows, notes = accepted_rows(raw, verdict, limits)
-        dataset = dataset_from_rows(rows, raw.schema, recipe.features, raw.as_of, spec.retire_after, raw.plan)
+        dataset = dataset_from_rows(rows, raw.panel, recipe.features, raw.as_of, spec.retire_after, raw.plan)
         return replace(dataset, notes=notes + dataset.notes)
 
     def nested(
-        oof: pl.DataFrame, plan: CombinerPlan, baselines: Sequence[str], dataset: PanelDataset
-    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        oof: pl.DataFrame,
+        plan: CombinerPlan,
+        baselines: Sequence[str],
+        dataset: PanelDataset,
+        _folds: tuple[Fold, ...],
+    ) -> Nested:
         horizon, freq = dataset.schema.horizon, dataset.schema.freq
         joined = SimplexCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
         corrected = prequential(joined, horizon=horizon, freq=freq)
         cutoffs = joined.get_column(CUTOFF).unique().to_list()
         judged = [c for c in cutoffs if closed_cutoffs(cutoffs, c, horizon=horizon, freq=freq)]
         if len(judged) < JUDGED_ORIGINS:
-            return joined, corrected
+            return Nested(oof, joined, corrected)
         # Origins before any outcome closed had nothing to learn weights from: they only warm the later ones up.
-        return joined.filter(pl.col(CUTOFF).is_in(judged)), corrected.filter(pl.col(CUTOFF).is_in(judged))
+        return Nested(oof, joined.filter(pl.col(CUTOFF).is_in(judged)), corrected.filter(pl.col(CUTOFF).is_in(judged)))
 
     def sentry(raw: RawData, verdict: Verdict, recipe: Recipe) -> list[str]:
         rows, _ = accepted_rows(raw, verdict, limits)
@@ -158,7 +163,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
             by_horizon=by_horizon,
             by_segment=lambda rows, dataset: segments(rows, history=dataset.truth()),
         ),
-        fallback=lambda raw, series: panel_fallback(raw.frame, raw.schema, raw.as_of, series),
+        fallback=lambda raw, series: panel_fallback(raw.frame, raw.panel, raw.as_of, series),
         promised=lambda raw: promised(raw, spec.retire_after),
         compare=compare,
         baselines=tuple(name for name in (spec.models or ALL_MODELS) if FORECASTERS[name].capabilities.baseline),
@@ -226,7 +231,7 @@ def _gates(spec: WorkloadFile, limits: RawThresholds) -> Gates:
         return feature_gate(dataset, budget=spec.gates.budget)
 
     def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:
-        return forecast_gate(frame, **context)
+        return forecast_gate(frame, **{name: its for name, its in context.items() if name != "schema"})
 
     def docs(data: RawData, folder: Path) -> Path:
         return write_data_docs(folder, raw_assets(data, limits), raw_suites(limits), title=spec.title or spec.name)
@@ -323,13 +328,13 @@ def leak_sentry(rows: pl.DataFrame, raw: RawData, recipe: Recipe, retire_after: 
         .get_column(ID)
     )
     part = rows.filter(pl.col(ID).is_in(largest.implode()) | (pl.col(SERIES_ROLE) != ROLE_TARGET))
-    grid, _ = regular_grid(part.drop(ROW_UNPARSABLE), raw.schema, as_of=raw.as_of, retire_after=retire_after)
+    grid, _ = regular_grid(part.drop(ROW_UNPARSABLE), raw.panel, as_of=raw.as_of, retire_after=retire_after)
 
     def build(frame: pl.DataFrame, schema: PanelSchema) -> Built:
         return build_features(frame, schema, recipe.features)
 
     cutoff = raw.schema.freq.shift(raw.as_of, -raw.schema.horizon)
-    return future_leaks(build, grid, raw.schema, cutoff, recipe.seed)
+    return future_leaks(build, grid, raw.panel, cutoff, recipe.seed)
 
 
 def promised(raw: RawData, retire_after: int) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -36,6 +36,7 @@ from nightcast.evaluation.walk_forward import Outcome, score_rows
 ENSEMBLE = "ensemble"
 CHAMPION = "champion"
 SIMPLE = "simple_ensemble"
+FRAMES = ("members", "ensemble", "naive", "league", "verdicts")
 
 
 def snapshot_hash(raw: RawData) -> str:
@@ -69,6 +70,8 @@ class Evaluation:
         Learned on all out-of-fold rows; what the bundle uses.
     league
         One row a model, the ensemble among them.
+    verdicts
+        One row per model and horizon with the workload's named gates; empty where it has none.
     naive
         The best baseline's out-of-fold rows, with `loss` and `segment`.
     """
@@ -77,13 +80,14 @@ class Evaluation:
     ensemble: pl.DataFrame
     naive: pl.DataFrame
     league: pl.DataFrame
+    verdicts: pl.DataFrame
     weights: dict[str, Any]
     calibration: dict[str, Any]
 
     def save(self, folder: Path) -> None:
         """Write as Parquet and JSON."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("members", "ensemble", "naive", "league"):
+        for name in FRAMES:
             getattr(self, name).write_parquet(folder / f"{name}.parquet")
         (folder / "weights.json").write_text(json.dumps(self.weights))
         (folder / "calibration.json").write_text(json.dumps(self.calibration))
@@ -91,9 +95,7 @@ class Evaluation:
     @classmethod
     def load(cls, folder: Path) -> Evaluation:
         """Read what `save` wrote."""
-        frames = {
-            name: pl.read_parquet(folder / f"{name}.parquet") for name in ("members", "ensemble", "naive", "league")
-        }
+        frames = {name: pl.read_parquet(folder / f"{name}.parquet") for name in FRAMES}
         weights = json.loads((folder / "weights.json").read_text())
         calibration = json.loads((folder / "calibration.json").read_text())
         return cls(**frames, weights=weights, calibration=calibration)
@@ -105,14 +107,16 @@ def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome
     labels = [choice.label for choice in recipe.models]
     baselines = [choice.label for choice in recipe.models if workload.catalog[choice.name].capabilities.baseline]
     weights = workload.combiner.fit(members, recipe.combiner, baselines=baselines)
-    joined, corrected = workload.nested(members, recipe.combiner, baselines, dataset)
-    calibration = workload.calibrator.fit(joined)
-    ensemble = corrected.with_columns(pl.lit(ENSEMBLE).alias(MODEL))
+    nested = workload.nested(members, recipe.combiner, baselines, dataset, out.folds())
+    members = nested.members
+    calibration = workload.calibrator.fit(nested.joined)
+    ensemble = nested.corrected.with_columns(pl.lit(ENSEMBLE).alias(MODEL))
     ensemble = _bounded(ensemble, workload)
     judged_at = ensemble.get_column(CUTOFF).unique().to_list()
     everything = pl.concat([members.filter(pl.col(CUTOFF).is_in(judged_at)), ensemble.select(members.columns)])
     league = workload.scoring.league(everything, baselines, dataset)
     judged = judge(everything, dataset, workload)
+    verdicts = workload.scoring.verdicts(everything, baselines, dataset, recipe.seed)
     ranked = [name for name in league.get_column(MODEL).to_list() if name in baselines]
     best = ranked[0] if ranked else labels[0]
     return Evaluation(
@@ -120,6 +124,7 @@ def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome
         ensemble=judged.filter(pl.col(MODEL) == ENSEMBLE),
         naive=judged.filter(pl.col(MODEL) == best),
         league=league,
+        verdicts=verdicts,
         weights=weights,
         calibration=calibration,
     )
@@ -152,9 +157,8 @@ def bundle_facts(
         "lower": workload.facts.get("lower"),
         "prepare": workload.facts["prepare"],
         "dataset": {
-            "schema": dataset.schema.model_dump(mode="json"),
+            **dataset.request_facts(),
             "features": [choice.model_dump(mode="json") for choice in recipe.features],
-            "retire_after": dataset.retire_after,
         },
         "provenance": dict(provenance),
     }
@@ -272,16 +276,13 @@ def serve(
         )
         served.append(frame)
     columns = [ID, TIME, CUTOFF, HORIZON, *values, MODEL_USED, FALLBACK_REASON]
-    out = pl.concat([frame.select(columns) for frame in served]).sort(ID, TIME)
+    out = workload.stand_down(pl.concat([frame.select(columns) for frame in served])).sort(ID, TIME, HORIZON)
     return Served(out.with_columns(pl.lit(night).alias(NIGHT_ID)), failures)
 
 
 def simple_ensemble(workload: Workload[Any], predictions: Iterable[Any]) -> Any:
     """The plain mean of the members' values: the second link of the chain, with nothing learned in it."""
-    values = workload.prediction.value_columns()
-    stacked = pl.concat([prediction.frame for prediction in predictions])
-    mean = stacked.group_by(ID, TIME, CUTOFF, HORIZON).agg(pl.col(name).mean() for name in values)
-    return workload.prediction.of(mean)
+    return workload.prediction.mean(predictions)
 
 
 def replace_failed(workload: Workload[Any], raw: RawData, served: Served, verdict: Verdict) -> Served:
@@ -296,7 +297,8 @@ def replace_failed(workload: Workload[Any], raw: RawData, served: Served, verdic
         pl.lit(served.frame.get_column(NIGHT_ID)[0]).alias(NIGHT_ID),
     )
     kept = served.frame.filter(~pl.col(ID).is_in(names))
-    return Served(pl.concat([kept, frame.select(kept.columns)]).sort(ID, TIME), served.failures)
+    frame = workload.stand_down(frame.select(kept.columns))
+    return Served(pl.concat([kept, frame]).sort(ID, TIME, HORIZON), served.failures)
 
 
 def decide(
@@ -314,6 +316,7 @@ def decide(
         recipe.gate,
         same_recipe=champion_recipe == recipe.hash,
         seed=recipe.seed,
+        verdicts=challenger.verdicts,
     )
 
 
@@ -333,13 +336,14 @@ def counts(served: Served, raw: RawData, verdict: Verdict, retired: Mapping[str,
 
 
 def history_of(raw: RawData, series: Sequence[str]) -> pl.DataFrame:
-    """Known values of some series, for gates and pictures."""
+    """Known values of some series, `unique_id, ds, y`, for gates and pictures."""
+    value = raw.schema.value
     return (
         raw.frame.filter(
-            pl.col(ID).is_in(list(series)) & pl.col(TARGET).is_finite().fill_null(False) & pl.col(TIME).is_not_null()
+            pl.col(ID).is_in(list(series)) & pl.col(value).is_finite().fill_null(False) & pl.col(TIME).is_not_null()
         )
         .filter(pl.col(TIME) <= raw.as_of)
         .unique([ID, TIME], keep="first", maintain_order=True)
-        .select(ID, TIME, TARGET)
+        .select(ID, TIME, pl.col(value).alias(TARGET))
         .sort(ID, TIME)
     )

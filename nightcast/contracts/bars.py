@@ -43,8 +43,9 @@ UNKNOWN_LABEL = -1
 def label_columns(horizon: int) -> dict[str, str]:
     """Names of a horizon's label columns in `BarDataset.frame`.
 
-    `y` (Int8: 0, 1, 2 or null), `hold` (Int32: bars from the decision to the label's end), `ret` (Float64: simple return
-    from the entry to the label's end), `width` (Float64: barrier as a fraction of the entry price), `ambiguous` (Boolean).
+    `y` (Int8: 0, 1, 2 or null), `hold` (Int32: bars from the decision to the label's end), `ret` (Float64: simple
+    return from the entry to the label's end), `width` (Float64: barrier as a fraction of the entry price),
+    `ambiguous` (Boolean).
     """
     return {name: f"label_{horizon}_{name}" for name in ("y", "hold", "ret", "width", "ambiguous")}
 
@@ -302,6 +303,11 @@ class BarDataset:
             if len(mine) and a["times"][mine[-1]] >= oldest and a["ready"][mine[-1]]:
                 newest[mine[-1]] = True
         return self._view(keep, newest, cutoff, labelled=False)
+
+    def request_facts(self) -> dict[str, Any]:
+        """Schema, labels, costs, lead and retirement, as JSON values."""
+        facts = self._facts()
+        return {name: facts[name] for name in ("schema", "labels", "costs", "lead", "retire_after")}
 
     def truth(self) -> pl.DataFrame:
         """Known labels, `unique_id, ds, horizon, y, label_end, ret`, to score decisions with."""

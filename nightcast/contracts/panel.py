@@ -157,6 +157,10 @@ class PanelDataset:
                 start = self.schema.freq.shift(cutoff, -width)
             yield self.view(cutoff, start=start)
 
+    def request_facts(self) -> dict[str, Any]:
+        """Schema and retirement, as JSON values."""
+        return {"schema": self.schema.model_dump(mode="json"), "retire_after": self.retire_after}
+
     def truth(self) -> pl.DataFrame:
         """The known target, `unique_id, ds, y`, to score forecasts with."""
         return self.frame.filter(pl.col(TARGET).is_not_null()).select(ID, TIME, TARGET)

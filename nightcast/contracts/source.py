@@ -6,14 +6,16 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import polars as pl
 
+from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.schema import BarsSchema, PanelSchema
 
 Schema = PanelSchema | BarsSchema
 """What a source declares of its rows."""
+S = TypeVar("S", PanelSchema, BarsSchema)
 _SCHEMAS: dict[str, type[PanelSchema] | type[BarsSchema]] = {"panel": PanelSchema, "bars": BarsSchema}
 
 
@@ -65,6 +67,37 @@ class RawData:
     origin: str
     plan: pl.DataFrame | None = None
     notes: tuple[Note, ...] = ()
+
+    @property
+    def panel(self) -> PanelSchema:
+        """The schema of a panel.
+
+        Raises
+        ------
+        ConfigError
+            If these are bars.
+        """
+        return self._of(PanelSchema)
+
+    @property
+    def bars(self) -> BarsSchema:
+        """The schema of bars.
+
+        Raises
+        ------
+        ConfigError
+            If this is a panel.
+        """
+        return self._of(BarsSchema)
+
+    def _of(self, kind: type[S]) -> S:
+        if not isinstance(self.schema, kind):
+            raise ConfigError(
+                f"{self.origin} holds rows of a {type(self.schema).__name__}",
+                expected=f"a {kind.__name__}",
+                remedy="set `kind` in the workload file to what the rows are: panel or bars",
+            )
+        return self.schema
 
     def save(self, folder: Path) -> None:
         """Write as Parquet and JSON."""

@@ -50,6 +50,10 @@ class Dataset(Protocol):
         """What the fitted model predicts from."""
         ...
 
+    def request_facts(self) -> dict[str, Any]:
+        """What `Workload.facts["prepare"]` needs to make such a dataset from a request's rows, as JSON values."""
+        ...
+
     def truth(self) -> pl.DataFrame:
         """Known outcomes to score with: `unique_id, ds, y`, and `horizon` where they differ by it."""
         ...
@@ -120,6 +124,25 @@ class Calibrator(Protocol[P]):
     def apply(self, prediction: P, scale: pl.DataFrame, table: dict[str, Any]) -> P:
         """Correct a prediction; `scale` holds `unique_id, cutoff, scale`."""
         ...
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Out-of-fold rows as each night would have had them: combined and corrected by what was known then.
+
+    Attributes
+    ----------
+    members
+        The members' rows, as they are to be judged.
+    joined
+        The ensemble's rows, combined.
+    corrected
+        The same, calibrated; only rows that are to be judged.
+    """
+
+    members: pl.DataFrame
+    joined: pl.DataFrame
+    corrected: pl.DataFrame
 
 
 @dataclass(frozen=True)
@@ -215,8 +238,8 @@ class Workload(Generic[P]):
     promised
         Raw rows -> the series that are owed a forecast, sorted, and those that are not with the reason.
     nested
-        Members' out-of-fold rows -> the ensemble's own, plain and calibrated: at each cutoff combined and corrected
-        by what was known then, as that night would have done it.
+        Members' out-of-fold rows, plan, baselines, dataset, folds -> the ensemble's own: at each cutoff combined and
+        corrected by what was known then, as that night would have done it.
     compare
         The promotion gate.
     stand_down
@@ -242,7 +265,7 @@ class Workload(Generic[P]):
     scale: Callable[[Any, Sequence[datetime]], pl.DataFrame]
     combiner: Combiner[P]
     calibrator: Calibrator[P]
-    nested: Callable[[pl.DataFrame, CombinerPlan, Sequence[str], Any], tuple[pl.DataFrame, pl.DataFrame]]
+    nested: Callable[[pl.DataFrame, CombinerPlan, Sequence[str], Any, tuple[Fold, ...]], Nested]
     scoring: Scoring
     fallback: Callable[[RawData, Sequence[str]], pl.DataFrame]
     promised: Callable[[RawData], tuple[tuple[str, ...], dict[str, str]]]

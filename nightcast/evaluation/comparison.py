@@ -17,13 +17,13 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from nightcast.contracts.columns import CUTOFF, ID, MEDIAN, MODEL, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MEDIAN, MODEL, TARGET, TIME
 from nightcast.contracts.decision import Decision, Guard, Kind
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import GatePlan
 from nightcast.evaluation.scores import ERROR, check_columns, covered_expr
 
-KEYS: Final = (ID, TIME, CUTOFF)
+KEYS: Final = (ID, TIME, CUTOFF, HORIZON)
 MIN_CUTOFFS: Final = 4
 """Common origins below which no interval is trusted."""
 NAIVE_TOLERANCE: Final = 0.02
@@ -60,18 +60,21 @@ def compare(
     *,
     same_recipe: bool,
     seed: int,
+    verdicts: pl.DataFrame | None = None,
 ) -> Decision:
     """Decide whether quantile forecasts of a challenger replace those of the champion.
 
     Parameters
     ----------
     challenger, champion, naive
-        Out-of-fold rows `unique_id, ds, cutoff, q10 .. q90, y, loss, segment`; `naive` may hold several models in
+        Out-of-fold rows `unique_id, ds, cutoff, horizon, q10 .. q90, y, loss, segment`; `naive` may hold several models in
         `model`, of which the one with the least loss is the yardstick. `champion` is None when there is none yet.
     same_recipe
         The challenger is the champion's recipe on newer data: it is promoted unless a guard fails.
     seed
         Of the bootstrap.
+    verdicts
+        Not used: panels have no gates beside the guards.
 
     Raises
     ------
@@ -262,7 +265,7 @@ def _checked(frame: pl.DataFrame, what: str) -> pl.DataFrame:
         twice = frame.filter(frame.select(KEYS).is_duplicated())
         raise ConfigError(
             f"{what} hold series {twice[ID][0]!r}, cutoff {twice[CUTOFF][0]}, time {twice[TIME][0]} twice",
-            expected="one row per series, time and cutoff",
+            expected="one row per series, time, cutoff and horizon",
             remedy="hand over the rows of one model",
         )
     bad = frame.filter(~pl.col("loss").is_finite().fill_null(False))

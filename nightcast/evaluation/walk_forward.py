@@ -38,6 +38,11 @@ class Outcome:
         """The predictions of the final fits."""
         return self._predictions(lambda unit: unit.fold.name == FINAL)
 
+    def folds(self) -> tuple[Fold, ...]:
+        """The walk-forward's folds that at least one model finished, in time order."""
+        folds = {r.unit.fold for r in self.results if r.unit.fold.name != FINAL}
+        return tuple(sorted(folds, key=lambda fold: (fold.train_end, fold.cutoffs)))
+
     def final_models(self) -> dict[str, Path]:
         """Label -> folder of the kept model."""
         return {r.unit.model.label: r.model_folder for r in self.results if r.unit.fold.name == FINAL}
@@ -123,4 +128,6 @@ def score_rows(oof: pl.DataFrame, dataset: Dataset, workload: Workload[Any]) -> 
     """Out-of-fold rows whose outcome is known, with `y` and the series' `scale` at the cutoff."""
     cutoffs = oof.get_column(CUTOFF).unique().sort().to_list()
     scale = workload.scale(dataset, cutoffs)
-    return oof.join(dataset.truth(), on=[ID, TIME], how="inner").join(scale, on=[ID, CUTOFF], how="left")
+    truth = dataset.truth()
+    keys = [ID, TIME, HORIZON] if HORIZON in truth.columns else [ID, TIME]
+    return oof.join(truth, on=keys, how="inner").join(scale, on=[ID, CUTOFF], how="left")

@@ -87,6 +87,8 @@ class NightReport:
         Series that are owed a forecast; empty: those in `forecast` and those in quarantine.
     information
         What models knew of the future when they were scored ("future unknown", "plan known").
+    verdict_table
+        `model, horizon`, named gates (`<name>_gate`, Boolean), their numbers and `why`; empty where there are none.
     views
         Pictures and tables of the prediction type.
     """
@@ -116,6 +118,7 @@ class NightReport:
     baselines: tuple[str, ...]
     promised: tuple[str, ...] = ()
     information: str = ""
+    verdict_table: pl.DataFrame = field(default_factory=pl.DataFrame)
     views: Callable[[NightReport], Views] = field(default=quantile_views)
 
     @property
@@ -245,6 +248,7 @@ def _sections(report: NightReport) -> dict[str, Any]:
         "facts": _facts(report, service),
         "decision": _decision(report.decision),
         "guards": _guards(report.decision),
+        "verdict_table": _verdict_table(report),
         "league": _league(report),
         "league_words": _league_words(report),
         "league_plot": _league_plot(report),
@@ -413,6 +417,18 @@ _METRICS: Final[dict[str, _Metric]] = {
     "pinball": ("pinball", "number", "mean quantile loss over all levels; lower is better"),
     "coverage80": ("80 % cov.", "percent", "share of actuals between q10 and q90; 80 % is right"),
     "width80": ("80 % width", "number", "mean width of the central 80 %; narrower is better at equal coverage"),
+    "log_loss": ("log loss", "number", "mean negative log of the probability of what came true; lower is better"),
+    "macro_f1": ("macro F1", "number", "mean F1 of the three classes; rises with volatility alone"),
+    "direction_auc": ("direction AUC", "number", "ranks ups above downs among rows that moved; 0.5 is chance"),
+    "balanced_accuracy": ("bal. acc.", "number", "mean recall of the classes; 1/3 is chance"),
+    "brier_skill": ("Brier skill", "percent", "1 − Brier score / that of class shares by hour; above 0 is better"),
+    "ece": ("ECE", "percent", "mean gap of stated and true probability; lower is better"),
+    "mcc": ("MCC", "number", "correlation of predicted and true class; 0 is chance"),
+    "sharpe": ("Sharpe, net", "number", "of daily profit after costs, annualised"),
+    "gross_sharpe": ("Sharpe, gross", "number", "the same before costs"),
+    "max_drawdown": ("max. drawdown", "percent", "largest fall from a peak, after costs"),
+    "turnover": ("turnover", "number", "sum of position changes a day"),
+    "trades": ("trades", "count", "entries over the scored span"),
     "rows": ("rows", "count", "scored rows"),
     "series": ("series", "count", "scored series"),
     "seconds": ("time", "seconds", "fitting and predicting, all folds together"),
@@ -460,6 +476,46 @@ def _league(report: NightReport) -> Table:
         "No model was scored tonight.",
         sortable=True,
     )
+
+
+_GATE: Final = "_gate"
+_WHY: Final = "why"
+
+
+def _verdict_table(report: NightReport) -> Table:
+    """One row per model and horizon: the gates passed or failed, the reason, then the numbers."""
+    frame = report.verdict_table
+    gates = [name for name in frame.columns if name.endswith(_GATE)]
+    rest = [name for name in frame.columns if name not in (MODEL, HORIZON, _WHY, *gates)]
+    rows = []
+    for entry in frame.iter_rows(named=True):
+        model = str(entry[MODEL])
+        cells = [
+            Cell(NOTHING) if entry[g] is None else Cell("yes" if entry[g] else "no", "good" if entry[g] else "bad")
+            for g in gates
+        ]
+        numbers = [
+            Cell(str(entry[name])) if isinstance(entry[name], bool) else _metric_cell(name, entry[name])
+            for name in rest
+        ]
+        rows.append(
+            row(
+                Cell(model, "strong", badge="naive" if model in report.baselines else ""),
+                Cell(str(entry[HORIZON])),
+                *cells,
+                Cell(str(entry.get(_WHY) or ""), "words"),
+                *numbers,
+                mark="naive" if model in report.baselines else "",
+            )
+        )
+    columns = (
+        Column("model"),
+        Column("horizon", True),
+        *(Column(name.removesuffix(_GATE) + " gate") for name in gates),
+        Column("why"),
+        *(_metric_column(name) for name in rest),
+    )
+    return Table("Gates per model and horizon", columns, tuple(rows), "", sortable=True)
 
 
 def _best(report: NightReport) -> tuple[str, float] | None:

@@ -99,7 +99,7 @@ def test_a_night_ends_with_a_champion_a_complete_forecast_and_a_page(run: Run, h
         [tracking.experiment("tiny")], f"tags.mlflow.parentRunId = '{manifest['mlflow_run']}'"
     )
     assert {child.data.tags["model"] for child in children} == {*NAIVE, "lightgbm_global", "ensemble"}
-    assert all("fold_loss" in child.data.metrics for child in children)
+    assert all("origin_loss" in child.data.metrics for child in children)
 
 
 def test_the_same_night_twice_publishes_and_registers_once(run: Run, tmp_path: Path) -> None:
