@@ -13,6 +13,13 @@ class WorkloadName(StrEnum):
     volve = "volve"
     nm_eddy_wells = "nm_eddy_wells"
     sodir_fields = "sodir_fields"
+    markets = "markets"
+    markets_h5_20 = "markets_h5_20"
+    crypto_30m = "crypto_30m"
+    crypto_5m = "crypto_5m"
+    fx_1h = "fx_1h"
+    fx_5m = "fx_5m"
+    stocks_daily = "stocks_daily"
 
 
 class PresetName(StrEnum):

@@ -343,8 +343,10 @@ def forecast_all(night: Night, folder: str | None, reason: str | None, label: st
     if folder is not None and dataset is not None:
         try:
             model = Bundle.load(Path(folder))
-            if model.recipe.features != night.recipe.features and night.mode != "forecast":
-                dataset = workload.prepare(raw, night.verdict("raw"), model.recipe)
+            made = model.recipe
+            same = (made.features, made.preparation) == (night.recipe.features, night.recipe.preparation)
+            if not same and night.mode != "forecast":
+                dataset = workload.prepare(raw, night.verdict("raw"), made)
         except NightcastError as error:
             reason = f"bundle refused: {error}"
     finals = night.path / "finals.parquet"

@@ -8,8 +8,26 @@ from typing import Any, Final
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.workload import Workload
 
-WORKLOADS: Final[tuple[str, ...]] = ("wells", "norne", "volve", "nm_eddy_wells", "sodir_fields")
-"""Each is a file `workloads/<name>.yaml`; `wells` is the embedded default and needs no data."""
+WORKLOADS: Final[tuple[str, ...]] = (
+    "wells",
+    "norne",
+    "volve",
+    "nm_eddy_wells",
+    "sodir_fields",
+    "markets",
+    "markets_h5_20",
+    "crypto_30m",
+    "crypto_5m",
+    "fx_1h",
+    "fx_5m",
+    "stocks_daily",
+)
+"""Each is a file `workloads/<name>.yaml`; `wells` and `markets` are generated and need no data."""
+FAMILIES: Final[dict[str, str]] = {
+    "panel": "workloads.panel:panel_workload",
+    "bars": "workloads.bars:bars_workload",
+}
+"""`kind` of a workload file -> what composes it."""
 
 
 def workload_path(name: str | Path) -> Path:
@@ -40,10 +58,11 @@ def get_workload(name: str | Path) -> Workload[Any]:
     ConfigError
         If the name is unknown or the file is wrong.
     """
+    from nightcast.evaluation.units import load_class
     from nightcast.sources.spec import load_workload_file
-    from workloads.panel import panel_workload
 
     path = workload_path(name)
     spec = load_workload_file(path)
     shipped = str(name) in WORKLOADS
-    return panel_workload(spec, Path.cwd() if shipped else path.resolve().parent)
+    compose = load_class(FAMILIES[spec.kind])
+    return compose(spec, Path.cwd() if shipped else path.resolve().parent)  # type: ignore[no-any-return]

@@ -159,7 +159,7 @@ class BarDataset:
     """Accepted bars with segments, features and labels; the input of the walk-forward over bars.
 
     A fold's `cutoffs` are the first and the last decision time of its test span; every decision between them is
-    scored. Its training decisions are those from `train_start` to `train_end` whose labels of every horizon end at or
+    scored; a single cutoff means the newest decisions there. Its training decisions are those from `train_start` to `train_end` whose labels of every horizon end at or
     before `train_end`: nothing that ends inside the test span is ever trained on.
 
     Attributes
@@ -272,8 +272,14 @@ class BarDataset:
         return self._view(keep, decide, fold.train_end, labelled=True)
 
     def tests(self, fold: Fold) -> Iterator[BarView]:
-        """One view with every decision of the fold's test span; outcomes are not in it."""
+        """One view with every decision of the fold's test span; outcomes are not in it.
+
+        A fold of one cutoff asks for the newest decision of every active symbol, as `view` gives it.
+        """
         a = self._arrays
+        if len(fold.cutoffs) == 1:
+            yield self.view(fold.cutoffs[0], start=fold.train_start)
+            return
         first, last = np.datetime64(fold.cutoffs[0], "us"), np.datetime64(fold.cutoffs[-1], "us")
         keep = a["times"] <= last
         yield self._view(keep, keep & a["ready"] & (a["times"] >= first), fold.cutoffs[-1], labelled=False)
@@ -296,7 +302,8 @@ class BarDataset:
         keep = a["times"] <= np.datetime64(cutoff, "us")
         if start is not None:
             keep &= a["times"] >= np.datetime64(start, "us")
-        oldest = np.datetime64(self.schema.freq.shift(cutoff, -self.retire_after), "us")
+        clock = np.unique(a["times"][a["times"] <= np.datetime64(cutoff, "us")])
+        oldest = clock[max(0, len(clock) - 1 - self.retire_after)] if len(clock) else np.datetime64(cutoff, "us")
         newest = np.zeros(len(keep), dtype=bool)
         for code in range(len(a["symbols"])):
             mine = np.flatnonzero(keep & (a["symbol"] == code))
