@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from nightcast.contracts.catalog import Capabilities, Catalog, Entry
 from nightcast.contracts.prediction import ClassProbs
+from nightcast.contracts.recipe import Preset
 
 _BASELINE = Capabilities(baseline=True)
 _ROBUST_WINDOWS = Capabilities(scaling="robust", sequence=True)
+_ENSEMBLE = Capabilities(scaling="robust")
+_ENSEMBLE_PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    "ci": {"max_rows": 8000, "member_preset": "ci"},
+    "nightly_cpu": {"max_rows": 20_000, "member_preset": "nightly_cpu"},
+    "seed": {"member_preset": "seed"},
+}
 
 CLASSIFIERS: Catalog[ClassProbs] = Catalog(
     ClassProbs,
@@ -140,14 +150,18 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             family="ensemble",
             target="models.families.ensemble_classes:VotingClassifier",
             summary="mean of its members' log-odds",
-            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+            capabilities=_ENSEMBLE,
+            presets=_ENSEMBLE_PRESETS,
+            cheap={"members": ("logistic", "lightgbm")},
         ),
         Entry(
             name="stacking",
             family="ensemble",
             target="models.families.ensemble_classes:StackingClassifier",
             summary="multinomial logistic regression on its members' out-of-fold log-odds",
-            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+            capabilities=_ENSEMBLE,
+            presets=_ENSEMBLE_PRESETS,
+            cheap={"members": ("logistic", "lightgbm"), "blocks": 1},
             packages=("sklearn",),
         ),
         Entry(
@@ -155,7 +169,9 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             family="ensemble",
             target="models.families.ensemble_classes:BlendingClassifier",
             summary="simplex weights learned on the newest tenth of the training rows",
-            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+            capabilities=_ENSEMBLE,
+            presets=_ENSEMBLE_PRESETS,
+            cheap={"members": ("logistic", "lightgbm")},
         ),
     ),
     group="nightcast.classifiers",

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import ValidationError
-
 from expectations.bars import (
     BarThresholds,
     accepted_bars,
@@ -24,6 +22,16 @@ from expectations.bars import (
     raw_bar_suites,
     raw_bars_gate,
 )
+from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
+from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
+from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
+from nightcast.evaluation.purged import bar_folds, final_bar_fold
+from nightcast.features.bars.catalog import build_bar_features
+from nightcast.features.bars.sentry import bar_future_leaks
+from nightcast.features.labels import triple_barrier
+from nightcast.features.segments import segmented
+from pydantic import ValidationError
+
 from expectations.docs import write_data_docs
 from models.classifiers import CLASSIFIERS
 from models.ensembles.classes import ClassCombiner
@@ -47,14 +55,6 @@ from nightcast.contracts.schema import BarsSchema, CostPlan, LabelPlan
 from nightcast.contracts.source import RawData
 from nightcast.contracts.verdict import Verdict
 from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
-from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
-from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
-from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
-from nightcast.evaluation.purged import bar_folds, final_bar_fold
-from nightcast.features.bars.catalog import build_bar_features
-from nightcast.features.bars.sentry import bar_future_leaks
-from nightcast.features.labels import triple_barrier
-from nightcast.features.segments import segmented
 from nightcast.reports.class_views import class_views
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
@@ -396,5 +396,3 @@ def stand_down(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(
         pl.when(pl.col(FALLBACK_REASON).is_null()).then(pl.col(SIGNAL)).otherwise(0).cast(pl.Int8).alias(SIGNAL)
     )
-
-

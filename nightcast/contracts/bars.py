@@ -284,6 +284,17 @@ class BarDataset:
         keep = a["times"] <= last
         yield self._view(keep, keep & a["ready"] & (a["times"] >= first), fold.cutoffs[-1], labelled=False)
 
+    def labelled(self, first: datetime, last: datetime) -> BarView:
+        """Every decision from `first` to `last` with its labels, as far as they are known at the as-of date.
+
+        For judging, never for training: nothing is purged.
+        """
+        a = self._arrays
+        low, high = np.datetime64(first, "us"), np.datetime64(last, "us")
+        keep = a["times"] <= np.datetime64(self.as_of, "us")
+        decide = a["ready"] & (a["times"] >= low) & (a["times"] <= high)
+        return self._view(keep, decide, self.as_of, labelled=True)
+
     def view(self, cutoff: datetime, *, start: datetime | None = None) -> BarView:
         """The newest decision of every active symbol at `cutoff`.
 

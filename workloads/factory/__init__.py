@@ -1,0 +1,1 @@
+"""Train one classifier on its own: container, trainer, run directory, comparison of runs."""
