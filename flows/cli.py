@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sheets of the shipped sources, and their download.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+labels_app = typer.Typer(help="Triple-barrier labels of bars.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels")
 
 WorkloadArg = Annotated[str, typer.Argument(help="A shipped workload (`nightcast data list`) or a .yaml file.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", help="Last known time, 2024-12-01; no later row is read.")]
@@ -256,20 +258,22 @@ def models(
     """List the model catalog, or a workload's registered versions."""
     with _session(home, as_json) as settings:
         if workload is None:
-            from models.catalog import FORECASTERS
+            from models.catalog import CATALOGS, cost_of
 
             rows = [
                 {
                     "name": entry.name,
+                    "for": entry_kind,
                     "family": entry.family,
                     "baseline": entry.capabilities.baseline,
-                    "uses": sorted(entry.capabilities.uses),
-                    "cold_start": entry.capabilities.cold_start,
-                    "min_history": entry.capabilities.min_history,
+                    "needs": entry.needs,
+                    "packages": list(entry.packages),
                     "presets": sorted(entry.presets),
+                    "cost": cost_of(entry.name),
                     "summary": entry.summary,
                 }
-                for entry in FORECASTERS.values()
+                for entry_kind, catalog in CATALOGS.items()
+                for entry in catalog.values()
             ]
         else:
             from tasks.night import load_workload
@@ -382,6 +386,174 @@ def report(
     _show({"report": str(pages[-1])}, str(pages[-1]))
     if browse:
         typer.launch(pages[-1].as_uri())
+
+
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A hyperparameter, name=value; may repeat.")]
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option("--model", help="A classifier (`nightcast models`).")],
+    horizon: Annotated[int, typer.Option("--horizon", help="Bars ahead; one of the workload's horizons.")],
+    workload: Annotated[str, typer.Option("--workload", help="A workload of kind bars, or its file.")] = "markets",
+    data: Data = None,
+    as_of: AsOf = None,
+    preset: PresetOption = "nightly_cpu",
+    feature_set: Annotated[str, typer.Option("--feature-set", help="Columns to read; default: the model's own.")] = "",
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the fit.")] = 42,
+    validation: Annotated[float, typer.Option("--validation", help="Newest share of the decisions to judge on.")] = 0.2,
+    output: Annotated[Path, typer.Option("--to", help="Folder of run directories.")] = Path("experiments/runs"),
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train one classifier for one horizon and leave a run directory with metrics, pictures and a tearsheet."""
+    _preset(preset)
+    if not 0 < validation < 0.9:
+        raise ConfigError(
+            f"validation share {validation:g}", expected="a share between 0 and 0.9", remedy="correct --validation"
+        )
+    with _session(home, as_json):
+        from flows.factory_cli import parse_settings, run_lines, train_one
+        from tasks.progress import screen
+
+        answer = train_one(
+            _spec(workload),
+            model=model,
+            horizon=horizon,
+            preset=preset,
+            data=_absolute(data),
+            as_of=as_of,
+            feature_set=feature_set,
+            seed=seed,
+            share=validation,
+            output=output,
+            settings=parse_settings(settings or []),
+            progress=screen(),
+        )
+    _show(answer, run_lines(answer))
+
+
+@app.command()
+def compare(
+    folder: Annotated[Path, typer.Argument(help="Folder of run directories.")] = Path("experiments/runs"),
+    to: Annotated[Path | None, typer.Option("--to", help="File to write instead of the screen.")] = None,
+) -> None:
+    """Compare the newest run of every model and horizon: metrics, best, correlation of predictions, cost."""
+    import polars as pl
+
+    from nightcast.contracts.columns import MODEL
+    from workloads.factory.comparison import comparison_report, prediction_correlation, read_runs
+
+    runs = read_runs(folder)
+    predictions = pl.concat(
+        pl.read_parquet(folder / run / "predictions" / "val_predictions.parquet").with_columns(
+            pl.lit(model).alias(MODEL)
+        )
+        for model, run in runs.select(MODEL, "run").iter_rows()
+    )
+    text = comparison_report(runs, prediction_correlation(predictions))
+    if to is None:
+        typer.echo(text)
+    else:
+        to.write_text(text, encoding="utf-8")
+        typer.echo(str(to))
+
+
+@app.command("recommend")
+def recommend_model(
+    rows: Annotated[int, typer.Option("--rows", help="Training decisions.")],
+    features: Annotated[int, typer.Option("--features", help="Correlated input columns.")] = 0,
+    context: Annotated[int, typer.Option("--context", help="Bars of context a decision should read.")] = 60,
+    interpretable: Annotated[bool, typer.Option("--interpretable", help="People must see why.")] = False,
+    sub_second: Annotated[bool, typer.Option("--sub-second", help="A decision within a second.")] = False,
+    covariates: Annotated[bool, typer.Option("--covariates", help="Static or known covariates.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say which classifier to try first, and why."""
+    State.json = as_json
+    from models.classifiers import CLASSIFIERS
+    from models.guide import recommend
+
+    found = recommend(
+        CLASSIFIERS,
+        rows=rows,
+        features=features,
+        context=context,
+        interpretable=interpretable,
+        sub_second=sub_second,
+        covariates=covariates,
+    )
+    first = found.installed[0] if found.installed else "none of them is installed"
+    lines = [
+        f"try first: {first}",
+        f"  because    {found.because}",
+        f"  in order   {', '.join(name if name in found.installed else f'{name} (not here)' for name in found.models)}",
+    ]
+    _show(vars(found), "\n".join(lines))
+
+
+@app.command()
+def backtest(
+    signals: Annotated[Path, typer.Argument(help="Parquet or CSV: unique_id, ds, signal and, if several, horizon.")],
+    workload: Annotated[str, typer.Option("--workload", help="Whose bars and costs; kind bars.")] = "markets",
+    horizon: Annotated[int | None, typer.Option("--horizon", help="Bars a signal is held.")] = None,
+    data: Data = None,
+    as_of: AsOf = None,
+    policy: Annotated[
+        str, typer.Option("--policy", help="tranches (overlapping) or single (one position).")
+    ] = "tranches",
+    costs: Annotated[float, typer.Option("--costs", help="Multiple of the declared costs: 0, 1, 2, ...")] = 1.0,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for tearsheets.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Backtest signals on a workload's bars: next bar's open, costs, flat at gaps and closes."""
+    with _session(home, as_json, bars=False):
+        from flows.factory_cli import backtest_signals
+
+        rows = backtest_signals(
+            _spec(workload),
+            signals=signals,
+            horizon=horizon,
+            data=_absolute(data),
+            as_of=as_of,
+            policy=policy,
+            cost_factor=costs,
+            to=to,
+        )
+    names = ("horizon", "sharpe", "gross_sharpe", "annualized_return", "max_drawdown", "win_rate", "trades", "turnover")
+    shown = [
+        {n: "–" if row.get(n) is None else (f"{row[n]:.4g}" if isinstance(row[n], float) else row[n]) for n in names}
+        | ({"tearsheet": row["tearsheet"]} if "tearsheet" in row else {})
+        for row in rows
+    ]
+    _table(rows if as_json else shown, empty="no signal")
+
+
+@labels_app.command("search")
+def labels_search(
+    workload: WorkloadArg,
+    data: Data = None,
+    as_of: AsOf = None,
+    share: Annotated[float, typer.Option("--hold-out", help="Newest share of the bars the search never sees.")] = 0.3,
+    seed: Annotated[int, typer.Option("--seed", help="Of the search.")] = 1,
+    to: Annotated[Path | None, typer.Option("--to", help="JSON file for the best parameters and all trials.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Find barrier parameters whose labels are balanced, tradeable and stable, on the older bars alone."""
+    with _session(home, as_json, bars=False):
+        from flows.factory_cli import search
+
+        answer = search(_spec(workload), data=_absolute(data), as_of=as_of, share=share, seed=seed, to=to)
+    best = ", ".join(f"{name}: {value}" for name, value in answer["best"].items())
+    lines = [
+        f"best of {len(answer['trials'])} trials on bars up to {answer['train_end'][:16]}",
+        f"  labels     {{{best}}}",
+        "  put it under `bars.labels` of the workload file",
+    ]
+    _show(answer, "\n".join([*lines, *([f"  written    {answer['file']}"] if "file" in answer else [])]))
 
 
 @data_app.command("list")

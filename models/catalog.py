@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,19 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
     ),
     group="nightcast.forecasters",
 )
+
+
+CATALOGS: Mapping[str, Catalog[Any]] = {"panel": FORECASTERS, "bars": CLASSIFIERS}
+"""Kind of workload -> its models."""
+
+
+def cost_of(name: str) -> str:
+    """Measured cost of a model at the preset `nightly_cpu`, in units of the family's cheapest learner; empty if unknown.
+
+    From `models/costs.json`, which `python -m benchmarks.bench_models` writes.
+    """
+    costs: dict[str, float] = json.loads(resources.files("models").joinpath("costs.json").read_text(encoding="utf-8"))
+    return f"{costs[name]:.3g} x" if name in costs else ""
 
 
 def make_forecaster(choice: ModelChoice) -> Forecaster:

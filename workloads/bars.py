@@ -33,6 +33,7 @@ from nightcast.features.segments import segmented
 from pydantic import ValidationError
 
 from expectations.docs import write_data_docs
+from models.classifier import Classifier
 from models.classifiers import CLASSIFIERS
 from models.ensembles.classes import ClassCombiner
 from nightcast.contracts.bars import BarDataset, label_columns
@@ -50,7 +51,15 @@ from nightcast.contracts.columns import (
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.prediction import ClassProbs
-from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, Preset, Recipe
+from nightcast.contracts.recipe import (
+    CombinerPlan,
+    FeatureChoice,
+    FoldPlan,
+    LimitPlan,
+    ModelChoice,
+    Preset,
+    Recipe,
+)
 from nightcast.contracts.schema import BarsSchema, CostPlan, LabelPlan
 from nightcast.contracts.source import RawData
 from nightcast.contracts.verdict import Verdict
@@ -196,16 +205,30 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
     )
 
 
-def _feature_sets(models: Sequence[Any]) -> tuple[str, ...]:
+def with_models(recipe: Recipe, models: tuple[ModelChoice, ...]) -> Recipe:
+    """The recipe with other models, and the features and window they read."""
+    return recipe.model_copy(
+        update={
+            "models": models,
+            "features": tuple(FeatureChoice(name=name) for name in _feature_sets(models)),
+            "preparation": {**recipe.preparation, "window": _window(models)},
+        }
+    )
+
+
+def _feature_sets(models: Sequence[ModelChoice]) -> tuple[str, ...]:
     """The feature sets the models read, each once."""
-    sets = [CLASSIFIERS[choice.name].load().Params(**choice.params).feature_set for choice in models]
-    return tuple(dict.fromkeys(sets))
+    return tuple(dict.fromkeys(_made(choice).params.feature_set for choice in models))
 
 
-def _window(models: Sequence[Any]) -> int:
+def _window(models: Sequence[ModelChoice]) -> int:
     """The longest window a model reads, in bars."""
-    params = [CLASSIFIERS[choice.name].load().Params(**choice.params) for choice in models]
-    return max(int(getattr(its, "window", 1)) for its in params)
+    return max(_made(choice).window for choice in models)
+
+
+def _made(choice: ModelChoice) -> Classifier:
+    made: Classifier = CLASSIFIERS[choice.name].load()(**choice.params)
+    return made
 
 
 def _thresholds(spec: WorkloadFile) -> BarThresholds:

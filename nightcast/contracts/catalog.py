@@ -71,6 +71,17 @@ class Entry:
     cheap: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
 
+    @property
+    def needs(self) -> str:
+        """What it wants of its inputs, in words."""
+        its = self.capabilities
+        words = [f"uses {', '.join(sorted(its.uses))} covariates"] if its.uses else []
+        words += ["no cold start"] if not its.cold_start else []
+        words += [f"{its.min_history} known rows"] if its.min_history > 1 else []
+        words += [f"{its.scaling} scaling"] if its.scaling != "none" else []
+        words += ["windows"] if its.sequence else []
+        return "; ".join(words)
+
     def load(self) -> type[Any]:
         """Import the class behind the entry."""
         module, _, name = self.target.partition(":")
