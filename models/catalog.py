@@ -131,7 +131,7 @@ CATALOGS: Mapping[str, Catalog[Any]] = {"panel": FORECASTERS, "bars": CLASSIFIER
 
 
 def cost_of(name: str) -> str:
-    """Measured cost of a model at the preset `nightly_cpu`, in units of the family's cheapest learner; empty if unknown.
+    """Measured cost of a model at the preset `nightly_cpu`, as a multiple of the cheapest one; empty if unknown.
 
     From `models/costs.json`, which `python -m benchmarks.bench_models` writes.
     """

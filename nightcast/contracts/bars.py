@@ -159,8 +159,9 @@ class BarDataset:
     """Accepted bars with segments, features and labels; the input of the walk-forward over bars.
 
     A fold's `cutoffs` are the first and the last decision time of its test span; every decision between them is
-    scored; a single cutoff means the newest decisions there. Its training decisions are those from `train_start` to `train_end` whose labels of every horizon end at or
-    before `train_end`: nothing that ends inside the test span is ever trained on.
+    scored; a single cutoff means the newest decisions there. Its training decisions are those from `train_start` to
+    `train_end`; a label that ends after `train_end` is unknown to it, so nothing that ends inside the test span is
+    ever trained on.
 
     Attributes
     ----------
