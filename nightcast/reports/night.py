@@ -154,7 +154,7 @@ def render_night(report: NightReport) -> str:
     from nightcast.reports import svg
 
     _check(report)
-    texts = {name: _text(name) for name in ("page.html.j2", "page.css", "page.js")}
+    texts = {name: _text(name) for name in ("macros.html.j2", "page.html.j2", "page.css", "page.js")}
     style, script = f"{texts['page.css']}{svg.style()}\n", texts["page.js"]
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(texts),
@@ -175,8 +175,8 @@ def render_night(report: NightReport) -> str:
         up_front=UP_FRONT,
         style=Markup(style),
         script=Markup(script),
-        style_hash=_policy_hash(style),
-        script_hash=_policy_hash(script),
+        style_hash=policy_hash(style),
+        script_hash=policy_hash(script),
         **_sections(report),
     )
     return page.strip() + "\n"
@@ -218,7 +218,8 @@ def _text(name: str) -> str:
     return resources.files("nightcast.reports").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy_hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """A content policy's word for an inline style or script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
