@@ -38,6 +38,11 @@ def report_of(
     failures = [] if out is None else [failure.to_json() for failure in out.failures]
     failures += [{"model": k, "fold": "forecast", "kind": "error", "reason": v} for k, v in served.failures.items()]
     empty = pl.DataFrame()
+    documents: dict[str, str] = {}
+    if evaluation is not None:
+        folder = report_path(night).with_suffix("")
+        made = workload.documents(evaluation, night.dataset(), folder)
+        documents = {its.title: its.path.relative_to(folder.parent).as_posix() for its in made}
     return NightReport(
         workload=night.name,
         title=workload.title,
@@ -64,6 +69,7 @@ def report_of(
         baselines=workload.baselines,
         promised=series,
         information=str(workload.facts.get("information", "")),
+        documents=documents,
         verdict_table=empty if evaluation is None else evaluation.verdicts,
         **({} if workload.views is None else {"views": workload.views}),
     )

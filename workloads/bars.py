@@ -67,6 +67,7 @@ from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
 from nightcast.reports.class_views import class_views
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
+from workloads.bar_documents import market_documents
 
 BASELINES = ("climatology", "persistence", "momentum", "volatility_only", "logistic10")
 LEARNERS = ("lightgbm", "xgboost", "catboost", "random_forest", "logistic", "svm", "gru", "lstm", "tcn")
@@ -196,6 +197,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
         baselines=tuple(name for name in (spec.models or MODELS["seed"]) if CLASSIFIERS[name].capabilities.baseline),
         stand_down=stand_down,
         views=class_views,
+        documents=market_documents,
         facts={
             "information": "bars up to the decision, nothing of the future",
             "unit": "",

@@ -155,6 +155,18 @@ class Gates:
     docs: Callable[[RawData, Path], Path]
 
 
+@dataclass(frozen=True)
+class Document:
+    """A file that belongs to a night's page."""
+
+    title: str
+    path: Path
+
+
+def _no_documents(_evaluation: Any, _dataset: Any, _folder: Path) -> tuple[Document, ...]:
+    return ()
+
+
 def _no_verdicts(_rows: pl.DataFrame, _baselines: Sequence[str], _dataset: Any, _seed: int) -> pl.DataFrame:
     return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
 
@@ -247,6 +259,8 @@ class Workload(Generic[P]):
         (a market goes flat); panels publish them as they are.
     views
         What the report shows of the predictions; None for the views of quantiles.
+    documents
+        Evaluation, dataset, folder -> files written there that the page links to.
     baselines
         Labels of the naive family in the recipe.
     """
@@ -273,4 +287,5 @@ class Workload(Generic[P]):
     baselines: tuple[str, ...]
     stand_down: Callable[[pl.DataFrame], pl.DataFrame] = field(default=_as_it_is)
     views: Callable[[Any], Any] | None = None
+    documents: Callable[[Any, Any, Path], tuple[Document, ...]] = field(default=_no_documents)
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -87,6 +87,8 @@ class NightReport:
         Series that are owed a forecast; empty: those in `forecast` and those in quarantine.
     information
         What models knew of the future when they were scored ("future unknown", "plan known").
+    documents
+        Title -> relative link of files that lie beside the page.
     verdict_table
         `model, horizon`, named gates (`<name>_gate`, Boolean), their numbers and `why`; empty where there are none.
     views
@@ -118,6 +120,7 @@ class NightReport:
     baselines: tuple[str, ...]
     promised: tuple[str, ...] = ()
     information: str = ""
+    documents: Mapping[str, str] = field(default_factory=dict)
     verdict_table: pl.DataFrame = field(default_factory=pl.DataFrame)
     views: Callable[[NightReport], Views] = field(default=quantile_views)
 
