@@ -1,102 +1,150 @@
-"""Compiled loops of labels and weights; imported inside functions, because numba takes its time."""
+"""Loops under the labels, compiled by numba on first use.
+
+Each loop adds in the order of the bars, so a row's result never depends, to the last bit, on what comes after it.
+"""
 
 from __future__ import annotations
 
-import numba
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
-@numba.njit(cache=True)
-def touch(
-    open_: NDArray[np.float64],
-    high: NDArray[np.float64],
-    low: NDArray[np.float64],
-    close: NDArray[np.float64],
-    last: NDArray[np.int64],
-    width: NDArray[np.float64],
+
+@dataclass(frozen=True)
+class Touches:
+    """What `barriers` fills in, one entry a bar; as found there where a label is unknown."""
+
+    y: NDArray[np.int8]
+    hold: NDArray[np.int32]
+    ret: Floats
+    ambiguous: Flags
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The compiled loops."""
+
+    volatility: Callable[[Floats, Floats, Ints, Ints, float, int], Floats]
+    reach: Callable[[Flags, Ints], Ints]
+    barriers: Callable[..., None]
+
+
+@cache
+def kernels() -> Kernels:
+    """Compile the loops, or read them from numba's cache."""
+    return Kernels(_compiled(_volatility), _compiled(_reach), _compiled(_barriers))
+
+
+def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    import numba  # type: ignore[import-untyped,unused-ignore]
+
+    try:
+        return numba.njit(cache=True)(loop)  # type: ignore[no-any-return,unused-ignore]
+    except RuntimeError:  # no folder to cache in: compile once a process
+        return numba.njit(loop)  # type: ignore[no-any-return,unused-ignore]
+
+
+def _volatility(close: Floats, season: Floats, segment: Ints, session: Ints, span: float, least: int) -> Floats:
+    """Exponentially weighted standard deviation of past one-bar log returns, `[N]`, nan where unknown.
+
+    Returns are divided by the season of their bar, the result is multiplied by it. A segment starts anew. A return
+    over a session's end or beside a missing close is left out, and ages nothing. Weights and the correction of the
+    bias are those of an adjusted mean, as in pandas' `ewm(span, ignore_na=True).std()`.
+    """
+    out = np.full(len(close), np.nan)
+    keep = 1.0 - 2.0 / (span + 1.0)
+    count = 0
+    mean = covariance = weight = weight2 = 0.0
+    for t in range(len(close)):
+        if t == 0 or segment[t] != segment[t - 1]:
+            count = 0
+            mean = covariance = weight = weight2 = 0.0
+        if not close[t] > 0.0 or close[t] == np.inf:
+            continue
+        if t > 0 and session[t] == session[t - 1] and close[t - 1] > 0.0 and close[t - 1] < np.inf:
+            x = math.log(close[t] / close[t - 1]) / season[t]
+            weight *= keep
+            weight2 *= keep * keep
+            old = mean
+            mean = (weight * old + x) / (weight + 1.0)
+            covariance = (weight * (covariance + (old - mean) ** 2) + (x - mean) ** 2) / (weight + 1.0)
+            weight += 1.0
+            weight2 += 1.0
+            count += 1
+        if count >= least:
+            square = weight * weight
+            out[t] = math.sqrt(covariance * square / (square - weight2)) * season[t]
+    return out
+
+
+def _reach(complete: Flags, session: Ints) -> Ints:
+    """The last row up to which all bars after each row are complete and of its session, `[N]`; the row itself if none."""
+    out = np.empty(len(session), dtype=np.int64)
+    for t in range(len(session) - 1, -1, -1):
+        if t + 1 < len(session) and session[t + 1] == session[t] and complete[t + 1]:
+            out[t] = out[t + 1]
+        else:
+            out[t] = t
+    return out
+
+
+def _barriers(
+    open_: Floats,
+    high: Floats,
+    low: Floats,
+    close: Floats,
+    width: Floats,
+    reach: Ints,
     horizon: int,
     worst: bool,
-) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float64], NDArray[np.bool_]]:
-    """First touch of the barriers around the next bar's open; see `labels.triple_barrier`.
-
-    `last[t]` is the last row of the session that `t` lies in.
-    """
-    n = len(close)
-    y = np.full(n, -1, dtype=np.int8)
-    hold = np.zeros(n, dtype=np.int32)
-    ret = np.full(n, np.nan)
-    ambiguous = np.zeros(n, dtype=np.bool_)
-    for t in range(n):
-        end = t + horizon
-        w = width[t]
-        if end > last[t] or not (w > 0.0) or not np.isfinite(w):
+    y: NDArray[np.int8],
+    hold: NDArray[np.int32],
+    ret: Floats,
+    ambiguous: Flags,
+) -> None:
+    """Fill in the labels of one horizon, at the rows whose width is known and whose bars all lie within reach."""
+    for t in range(len(open_)):
+        if not width[t] > 0.0 or reach[t] - t < horizon:
             continue
         entry = open_[t + 1]
-        if not (entry > 0.0) or not np.isfinite(entry):
-            continue
-        upper, lower = entry * (1.0 + w), entry * (1.0 - w)
-        found = False
-        whole = True
-        for i in range(t + 1, end + 1):
-            if not (np.isfinite(open_[i]) and np.isfinite(high[i]) and np.isfinite(low[i]) and np.isfinite(close[i])):
-                whole = False
-                break
-            up, down = high[i] >= upper, low[i] <= lower
-            if not (up or down):
-                continue
-            found = True
-            hold[t] = i - t
-            if up and down:
-                # a bar that opens beyond a barrier touched that one first; otherwise the order is unknown
-                if open_[i] >= upper:
-                    down = False
-                elif open_[i] <= lower:
-                    up = False
-            if up and down:
-                ambiguous[t] = True
-                if worst:
-                    y[t] = 0 if close[i] >= entry else 2
-                    ret[t] = -w if close[i] >= entry else w
-                else:
-                    y[t] = 1
-                    ret[t] = close[i] / entry - 1.0
-            elif up:
+        upper = entry * (1.0 + width[t])
+        lower = entry * (1.0 - width[t])
+        y[t] = 1
+        hold[t] = horizon
+        ret[t] = close[t + horizon] / entry - 1.0
+        for b in range(t + 1, t + horizon + 1):
+            if b > t + 1 and open_[b] >= upper:
                 y[t] = 2
-                ret[t] = max(w, open_[i] / entry - 1.0)
-            else:
+                ret[t] = open_[b] / entry - 1.0
+            elif b > t + 1 and open_[b] <= lower:
                 y[t] = 0
-                ret[t] = min(-w, open_[i] / entry - 1.0)
+                ret[t] = open_[b] / entry - 1.0
+            elif high[b] >= upper and low[b] <= lower:
+                ambiguous[t] = True
+                if worst and close[b] > entry:
+                    y[t] = 0
+                    ret[t] = -width[t]
+                elif worst and close[b] < entry:
+                    y[t] = 2
+                    ret[t] = width[t]
+                else:
+                    ret[t] = min(max(close[b] / entry - 1.0, -width[t]), width[t])
+            elif high[b] >= upper:
+                y[t] = 2
+                ret[t] = width[t]
+            elif low[b] <= lower:
+                y[t] = 0
+                ret[t] = -width[t]
+            else:
+                continue
+            hold[t] = b - t
             break
-        if not whole:
-            y[t], hold[t], ret[t], ambiguous[t] = -1, 0, np.nan, False
-        elif not found:
-            y[t], hold[t], ret[t] = 1, horizon, close[end] / entry - 1.0
-    return y, hold, ret, ambiguous
-
-
-@numba.njit(cache=True)
-def count_alive(rows: NDArray[np.int64], hold: NDArray[np.int32], total: int) -> NDArray[np.int64]:
-    """Labels alive at each bar: label i covers the bars `rows[i] + 1 .. rows[i] + hold[i]`."""
-    change = np.zeros(total + 1, dtype=np.int64)
-    for i in range(len(rows)):
-        change[rows[i] + 1] += 1
-        change[min(rows[i] + hold[i] + 1, total)] -= 1
-    return np.cumsum(change)[:total]
-
-
-@numba.njit(cache=True)
-def mean_over(
-    rows: NDArray[np.int64], hold: NDArray[np.int32], values: NDArray[np.float64], divide: bool
-) -> NDArray[np.float64]:
-    """Sum (or mean) of `values` over each label's bars."""
-    total = np.zeros(len(values) + 1)
-    for i in range(len(values)):
-        total[i + 1] = total[i] + values[i]
-    out = np.empty(len(rows))
-    for i in range(len(rows)):
-        first, last = rows[i] + 1, min(rows[i] + hold[i], len(values) - 1)
-        out[i] = total[last + 1] - total[first]
-        if divide:
-            out[i] /= max(1, last - first + 1)
-    return out

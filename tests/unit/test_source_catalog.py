@@ -11,18 +11,20 @@ from typing import get_args
 import pytest
 
 from nightcast.contracts.errors import ConfigError
+from nightcast.sources.bar_files import BarFiles
 from nightcast.sources.catalog import SOURCES, open_source
 from nightcast.sources.norne import NorneSource
 from nightcast.sources.panel_files import PanelFiles
 from nightcast.sources.sheets import SHEETS, get_sheet
-from nightcast.sources.spec import SourceKind, WorkloadFile, load_workload_file
+from nightcast.sources.spec import SOURCE_KINDS, SourceKind, WorkloadFile, load_workload_file
 from nightcast.sources.volve import VolveSource
 
 WORKLOADS = Path(__file__).parents[2] / "workloads"
 
 
 def test_every_kind_of_source_has_a_class() -> None:
-    assert set(SOURCES) == set(get_args(SourceKind))
+    assert set(SOURCES) == {(kind, source) for kind, sources in SOURCE_KINDS.items() for source in sources}
+    assert {source for _, source in SOURCES} == set(get_args(SourceKind))
 
 
 @pytest.mark.parametrize(
@@ -46,11 +48,10 @@ def test_the_sheet_of_a_user_s_own_panel_is_made_from_the_file() -> None:
     assert (sheet.name, sheet.units, sheet.row) == ("mine", {"y": "kWh"}, "one series (unique_id) and day (ds)")
 
 
-def test_bars_are_refused() -> None:
-    spec = WorkloadFile.model_validate({"name": "m", "kind": "bars", "source": {}, "freq": "30min", "horizon": 4})
+def test_files_of_bars_are_read_as_bars() -> None:
+    spec = WorkloadFile.model_validate({"name": "m", "kind": "bars", "source": {"path": "a.csv"}})
 
-    with pytest.raises(ConfigError, match="only panels can be run by this version"):
-        open_source(spec, Path())
+    assert isinstance(open_source(spec, Path()), BarFiles)
 
 
 @pytest.mark.parametrize("sheet", SHEETS.values(), ids=lambda sheet: sheet.name)

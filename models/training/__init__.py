@@ -1,0 +1,1 @@
+"""The training loop of the sequence classifiers: engine, schedules, callbacks, checkpoints."""
