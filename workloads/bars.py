@@ -235,7 +235,7 @@ def _made(choice: ModelChoice) -> Classifier:
 
 def _thresholds(spec: WorkloadFile) -> BarThresholds:
     try:
-        return BarThresholds(**spec.gates.raw)
+        return BarThresholds(**{"retire_after": spec.retire_after, **spec.gates.raw})
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.classifier import Classifier, ClassifierParams, FitReport, Inputs, Samples, class_shares
+from models.classifier import Classifier, ClassifierParams, Inputs, Samples, class_shares
 from nightcast.contracts.catalog import Capabilities
 from nightcast.contracts.columns import CLASSES
 from nightcast.contracts.errors import ConfigError, RegistryError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from models.nn.losses import MultiHorizonLoss
     from models.nn.windows import LabelledWindows, Windows
     from models.training.callbacks import Callback
-    from models.training.engine import Sampler, TrainingSettings
+    from models.training.engine import Sampler, TrainingReport, TrainingSettings
 
 NETWORK_FILE = "network.safetensors"
 
@@ -48,10 +48,10 @@ class SequenceParams(ClassifierParams):
         Units of the head's hidden layer.
     dropout, input_dropout
         Share of units dropped in encoder and head, and of inputs.
-    epochs, batch_size, optimiser, lr, weight_decay, schedule, warmup, clip, accumulate, ema
+    epochs, batch_size, optimiser, lr, weight_decay, schedule, warmup, min_lr, plateau_patience, clip, accumulate, ema
         As in `models.training.engine.TrainingSettings`.
-    patience, min_delta
-        Epochs without a lower validation loss (beyond `min_delta`) after which the fit ends.
+    monitor, patience, min_delta
+        Validation score that picks the epoch, and epochs without a better one (beyond `min_delta`) that end the fit.
     smoothing
         Label smoothing.
     alphas
@@ -78,6 +78,9 @@ class SequenceParams(ClassifierParams):
     min_delta: float = Field(default=1e-4, ge=0)
     schedule: Literal["none", "cosine", "plateau"] = "cosine"
     warmup: float = Field(default=1.0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0)
+    plateau_patience: int = Field(default=5, ge=0)
+    monitor: Literal["nll", "macro_f1"] = "nll"
     clip: float | None = Field(default=1.0, gt=0)
     accumulate: int = Field(default=1, ge=1)
     ema: float | None = Field(default=None, gt=0, lt=1)
@@ -106,6 +109,7 @@ class SequenceClassifier(Classifier):
     capabilities: ClassVar[Capabilities] = Capabilities(scaling="robust", sequence=True)
 
     params: SequenceParams
+    report: TrainingReport
     network: SequenceNetwork
     features: int
     """F that the network was built for."""
@@ -140,7 +144,7 @@ class SequenceClassifier(Classifier):
 
     # -- the template's part -----------------------------------------------------------------------------------------
 
-    def learn(self, train: Samples, valid: Samples, *, seed: int) -> FitReport:
+    def learn(self, train: Samples, valid: Samples, *, seed: int) -> TrainingReport:
         """Train on the windows of `train`, choose the epoch on those of `valid` (the last one, if there are none).
 
         Raises
@@ -246,11 +250,10 @@ class SequenceClassifier(Classifier):
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         (folder / NETWORK_FILE).write_bytes(save(tensors))
         # the wall clock stays out: the same night twice gives the same bytes
-        facts = {name: getattr(self.report, name) for name in ("stopped", "events")}
         return {
             "features": self.features,
-            "stopped": facts["stopped"],
-            "events": [asdict(event) for event in facts["events"]],
+            "stopped": self.report.stopped,
+            "events": [asdict(event) for event in self.report.events],
         }
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:

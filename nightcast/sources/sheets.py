@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -133,7 +134,103 @@ WELLS: Final = DataSheet(
     how_to="nothing to fetch: `nightcast run wells` generates it",
 )
 
-SHEETS: Final[dict[str, DataSheet]] = {sheet.name: sheet for sheet in (WELLS, NORNE, VOLVE, EDDY, SODIR)}
+_BAR_ROW: Final = "one symbol and bar; the time is the bar's start"
+
+MARKETS: Final = DataSheet(
+    name="markets",
+    title="Generated market: bars with sessions, regimes of volatility, a planted signal and a known optimum",
+    row=_BAR_ROW,
+    units={"open, high, low, close": "price, in units of the quote currency", "volume": "contracts"},
+    time_zone="UTC",
+    dirt=("none unless asked for: gaps, duplicates, bad ticks and stale runs are parameters, and are listed",),
+    publisher="none: generated from a seed, needs no data and no network",
+    licence="as Nightcast itself",
+    home_page="",
+    how_to="nothing to fetch: `nightcast run markets` generates it; `--data` reads bars of your own instead",
+)
+
+MARKETS_H5_20: Final = replace(MARKETS, name="markets_h5_20", title="Generated market, horizons of 5, 10, 15, 20 bars")
+
+_CRYPTO_LICENCE: Final = "none stated; exchange data under the exchange's terms: for development only"
+_NO_DIRT: Final = "none known in this copy: no gaps, no duplicates, prices in order"
+_FETCH: Final = "export bars into one Parquet or CSV file and name it with --data"
+
+CRYPTO_30M: Final = DataSheet(
+    name="crypto_30m",
+    title="Six USDT-margined perpetual futures, half-hourly, from 2023",
+    row=_BAR_ROW,
+    units={"open, high, low, close": "USDT", "volume": "base coin"},
+    time_zone="UTC",
+    dirt=(_NO_DIRT,),
+    publisher="Binance, by way of github.com/yagokhan/Varanus-Neo-Flow-Hybrid-Extended (commit ccee8ee)",
+    licence=_CRYPTO_LICENCE,
+    home_page="https://github.com/yagokhan/Varanus-Neo-Flow-Hybrid-Extended",
+    how_to=_FETCH,
+)
+
+CRYPTO_5M: Final = replace(
+    CRYPTO_30M,
+    name="crypto_5m",
+    title="RENDERUSDT, a perpetual future, every five minutes, from July 2024",
+    dirt=("5 bars without volume",),
+)
+
+FX_1H: Final = DataSheet(
+    name="fx_1h",
+    title="Seven currency pairs, hourly, 2012 to 2020",
+    row=_BAR_ROW,
+    units={"open, high, low, close": "quote currency (points divided by 1000 for the yen, else by 100000)"}
+    | {"volume": "ticks"},
+    time_zone="not stated: the broker's server time, with daylight saving",
+    dirt=(
+        "prices are stored in points, some with float noise such as 100304.00000000001",
+        "about 500 gaps a pair: weekends and holidays, up to 3 days 7 hours",
+        "volume counts ticks of one broker",
+    ),
+    publisher="ejtraderLabs (MetaTrader bars), github.com/ejtraderLabs/historical-data (commit fbd29b3)",
+    licence="Apache-2.0",
+    home_page="https://github.com/ejtraderLabs/historical-data",
+    how_to=_FETCH,
+)
+
+FX_5M: Final = DataSheet(
+    name="fx_5m",
+    title="EURUSD every five minutes, February to August 2020",
+    row=_BAR_ROW,
+    units={"open, high, low, close": "USD for one EUR", "volume": "ticks"},
+    time_zone="not stated: the broker's server time",
+    dirt=("30 gaps longer than five minutes, most of them weekends", "volume counts ticks of one broker"),
+    publisher="MetaTrader export in github.com/SillyDEV/Market-Finance-Introduction-Forex (commit 10c2d80)",
+    licence="none stated: for development only",
+    home_page="https://github.com/SillyDEV/Market-Finance-Introduction-Forex",
+    how_to=_FETCH,
+)
+
+STOCKS_DAILY: Final = DataSheet(
+    name="stocks_daily",
+    title="Sixty large US companies, daily, from 2013",
+    row=_BAR_ROW,
+    units={"open, high, low, close": "USD, adjusted for splits, not for dividends", "volume": "shares"},
+    time_zone="New York trading days",
+    dirt=(
+        "some open, high and low are missing where the close is not",
+        "companies that were listed later have short series",
+        "ES lacks 10 trading days",
+        "only members of the index in 2018: survivorship bias",
+    ),
+    publisher="S&P 500 stock data (Kaggle), by way of github.com/CNuge/kaggle-code (commit f110943)",
+    licence="CC0 as published on Kaggle; repository MIT",
+    home_page="https://github.com/CNuge/kaggle-code",
+    how_to=_FETCH,
+)
+
+SHEETS: Final[dict[str, DataSheet]] = {
+    sheet.name: sheet
+    for sheet in (
+        *(WELLS, NORNE, VOLVE, EDDY, SODIR),
+        *(MARKETS, MARKETS_H5_20, CRYPTO_30M, CRYPTO_5M, FX_1H, FX_5M, STOCKS_DAILY),
+    )
+}
 """The sheets of the shipped sources, by the name of their workload."""
 
 
@@ -160,6 +257,20 @@ def sheet_of(spec: WorkloadFile) -> DataSheet:
     """The sheet of a workload file: the shipped one of its name, or one made from the file."""
     if spec.name in SHEETS:
         return SHEETS[spec.name]
+    if spec.kind == "bars":
+        price = spec.unit or "not declared"
+        return DataSheet(
+            name=spec.name,
+            title=spec.title or spec.name,
+            row=_BAR_ROW,
+            units={"open, high, low, close": price, "volume": "not declared"},
+            time_zone=spec.bars.time_zone or "UTC where the file does not say otherwise",
+            dirt=(),
+            publisher="the user",
+            licence="the user's own",
+            home_page="",
+            how_to=f"read from {spec.source.path or 'the path given with --data'}",
+        )
     return DataSheet(
         name=spec.name,
         title=spec.title or spec.name,

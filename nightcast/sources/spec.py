@@ -1,23 +1,49 @@
-"""The workload file: a user's panel described in a few lines of YAML."""
+"""The workload file: a user's panel or bars described in a few lines of YAML."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from nightcast.contracts import columns as names
 from nightcast.contracts.columns import Role
 from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.recipe import CombinerPlan, FoldPlan, GatePlan
-from nightcast.contracts.schema import FrequencyField, PanelSchema
+from nightcast.contracts.schema import BarsSchema, Calendar, CostPlan, LabelPlan, PanelSchema
 
 _Plan = TypeVar("_Plan", bound=BaseModel)
 
-SourceKind = Literal["files", "volve", "norne", "field_generator"]
+SourceKind = Literal["files", "volve", "norne", "field_generator", "market_generator"]
+Kind = Literal["panel", "bars"]
+
+SOURCE_KINDS: Final[dict[Kind, tuple[SourceKind, ...]]] = {
+    "panel": ("files", "volve", "norne", "field_generator"),
+    "bars": ("files", "market_generator"),
+}
+"""Which sources yield rows of which kind."""
+AUTO: Final = "auto"
+"""In a workload file of bars: found out from the data."""
+DEFAULT_SCALE: Final = "default"
+"""Key of `bars.price_scale` for the symbols that no other key matches."""
+_MAX_HORIZON: Final = 1000
 
 _RESERVED: Final = frozenset(
     {
@@ -74,7 +100,7 @@ class SourceChoice(_Frozen):
     path: str | None = Field(None, description="File, folder or glob, relative to the workload file.")
     plan: str | None = Field(None, description="File with planned values of the plan covariates.")
     options: FileOptions = Field(default_factory=FileOptions, description="How text files are written.")
-    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the field generator.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the generator.")
 
 
 class CovariateChoice(_Frozen):
@@ -97,8 +123,18 @@ def _expand_covariates(value: Any) -> Any:
     return out
 
 
+class BarNames(_Frozen):
+    """Columns of prices and volume; one that is not declared is looked for under its common names."""
+
+    open: str = Field(names.OPEN, min_length=1, description="Column with the first price of the bar.")
+    high: str = Field(names.HIGH, min_length=1, description="Column with the highest price.")
+    low: str = Field(names.LOW, min_length=1, description="Column with the lowest price.")
+    close: str = Field(names.CLOSE, min_length=1, description="Column with the last price.")
+    volume: str = Field(names.VOLUME, min_length=1, description="Column with the volume, or the number of ticks.")
+
+
 class Columns(_Frozen):
-    """Which columns are the series id, the time, the target and the covariates."""
+    """Which columns are the series id, the time, the target and the covariates; for bars, prices and volume."""
 
     id: str = Field(names.ID, min_length=1, description="Column with the series' name.")
     time: str = Field(names.TIME, min_length=1, description="Column with the start of the period.")
@@ -111,6 +147,9 @@ class Columns(_Frozen):
     covariates: Annotated[dict[str, CovariateChoice], BeforeValidator(_expand_covariates)] = Field(
         default_factory=dict, description="Name -> role, or name -> {column, role}."
     )
+    bars: BarNames = Field(
+        default_factory=BarNames, description="Columns `open, high, low, close, volume` of bars, where named otherwise."
+    )
 
     @field_validator("covariates")
     @classmethod
@@ -121,11 +160,66 @@ class Columns(_Frozen):
         return value
 
 
+class BarsChoice(_Frozen):
+    """What only bars have: horizons, calendar, labels, costs."""
+
+    horizons: tuple[int, ...] = Field((1, 5, 20), min_length=1, description="Bars a label may look ahead, rising.")
+    calendar: Calendar | Literal["auto"] = Field(
+        AUTO, description="`continuous`, `weekdays`, `business_days`, or `auto`: as the data have it."
+    )
+    max_gap: int = Field(3, ge=0, description="Missing bars in a row that still belong to one segment.")
+    labels: LabelPlan = Field(default_factory=LabelPlan, description="How triple-barrier labels are made.")
+    costs: CostPlan = Field(default_factory=CostPlan, description="Costs of a unit of turnover, per side.")
+    price_scale: dict[str, float] = Field(
+        default_factory=dict,
+        description="Symbol, or pattern of symbols -> divisor of its prices; `default` for all others.",
+    )
+    time_zone: str = Field("", description="Zone of times that carry none, for the notes; times are taken as they are.")
+
+    @field_validator("horizons")
+    @classmethod
+    def _rising(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= h <= _MAX_HORIZON for h in value) or list(value) != sorted(set(value)):
+            raise ValueError(f"rising horizons from 1 to {_MAX_HORIZON} bars")
+        return value
+
+    @field_validator("price_scale")
+    @classmethod
+    def _divisors(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern, divisor in value.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"a symbol or a regular expression in place of {pattern!r} ({error})") from None
+            if not 0 < divisor < float("inf"):
+                raise ValueError(f"a positive divisor for {pattern!r}, not {divisor!r}")
+        return value
+
+    def divisor(self, symbol: str) -> float:
+        """What a symbol's prices are divided by: its own entry, the first pattern that fits it whole, `default`, 1."""
+        if symbol in self.price_scale:
+            return self.price_scale[symbol]
+        patterns = (key for key in self.price_scale if key != DEFAULT_SCALE)
+        found = next((key for key in patterns if re.fullmatch(key, symbol)), DEFAULT_SCALE)
+        return self.price_scale.get(found, 1.0)
+
+
 class GateChoice(_Frozen):
     """When bad data stop a run."""
 
     budget: float = Field(0.2, ge=0, le=1, description="Largest share of series in quarantine.")
     raw: dict[str, int | float] = Field(default_factory=dict, description="Thresholds of the raw gate to override.")
+
+
+def _step(value: Any) -> Frequency:
+    return value if isinstance(value, Frequency) else Frequency.parse(str(value))
+
+
+_Step = Annotated[
+    Frequency,
+    PlainValidator(_step),
+    PlainSerializer(lambda freq: AUTO if freq is None else freq.alias, return_type=str),
+]
 
 
 def _expand_features(value: Any) -> Any:
@@ -139,16 +233,25 @@ def _expand_features(value: Any) -> Any:
 class WorkloadFile(_Frozen):
     """A workload file: what to read, what to forecast, how far.
 
-    `name`, `source`, `freq` and `horizon` have no default; `columns` has the names `unique_id`, `ds` and `y`.
+    `name` and `source` have no default. A panel also needs `freq` and `horizon`; its `columns` have the names
+    `unique_id`, `ds` and `y`. Of bars the step may be left to the data (`freq` is then None: read `bars_freq`), columns
+    are recognised by their common names, and `horizon` is the longest of `bars.horizons`.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$", description="Lower-case name; names the registered model.")
     title: str = Field("", description="Name for people.")
-    kind: Literal["panel", "bars"] = Field("panel", description="Family of workload.")
+    kind: Kind = Field("panel", description="Family of workload.")
     source: SourceChoice = Field(description="Where the rows come from.")
     columns: Columns = Field(default_factory=Columns, description="Which column is what.")
-    freq: FrequencyField = Field(description="Step between two rows of a series: MS, W-MON, D, h, 30min, ...")
-    horizon: int = Field(ge=1, le=1000, description="Steps to forecast.")
+    bars: BarsChoice = Field(default_factory=BarsChoice, description="Horizons, calendar, labels and costs of bars.")
+    freq: _Step = Field(
+        cast(Frequency, None),
+        validate_default=True,
+        description="Step between two rows of a series: MS, W-MON, D, h, 30min, ...",
+    )
+    horizon: int = Field(
+        cast(int, None), ge=1, le=_MAX_HORIZON, validate_default=True, description="Steps to forecast."
+    )
     unit: str = Field("", description="Unit of the target, for axes and tables.")
     lower: float | None = Field(None, description="Physical lower bound of the target; 0 for a rate.")
     retire_after: int = Field(12, ge=1, description="A series silent for this many steps is owed no forecast.")
@@ -161,6 +264,66 @@ class WorkloadFile(_Frozen):
     )
     folds: dict[str, Any] = Field(default_factory=dict, description="Overrides of the walk-forward's layout.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Overrides of `combiner`, `gate` and `seed`.")
+
+    @field_validator("source")
+    @classmethod
+    def _source_of_its_kind(cls, value: SourceChoice, info: ValidationInfo) -> SourceChoice:
+        kind: Kind | None = info.data.get("kind")
+        if kind is not None and value.kind not in SOURCE_KINDS[kind]:
+            raise ValueError(f"one of {', '.join(SOURCE_KINDS[kind])} as source.kind of {kind}")
+        if kind == "bars" and value.plan is not None:
+            raise ValueError("no source.plan: nothing of bars is known ahead")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_of_its_kind(cls, value: Columns, info: ValidationInfo) -> Columns:
+        kind = info.data.get("kind")
+        wrong = {"bars": ("target", "covariates"), "panel": ("bars",)}.get(str(kind), ())
+        for key in wrong:
+            if key in value.model_fields_set:
+                meant = "columns.bars names prices and volume" if kind == "bars" else "set kind: bars for OHLCV"
+                raise ValueError(f"no columns.{key} in a file of kind {kind}; {meant}")
+        return value
+
+    @field_validator("bars")
+    @classmethod
+    def _bars_of_bars(cls, value: BarsChoice, info: ValidationInfo) -> BarsChoice:
+        if info.data.get("kind") == "panel":
+            raise ValueError("no `bars` in a file of kind panel; set kind: bars for OHLCV")
+        return value
+
+    @field_validator("lower")
+    @classmethod
+    def _no_bound_of_bars(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("kind") == "bars":
+            raise ValueError("no lower bound: bars are forecast as classes")
+        return value
+
+    @field_validator("freq", mode="wrap")
+    @classmethod
+    def _step_of_its_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        bars = info.data.get("kind") == "bars"
+        if bars and value in (None, AUTO):
+            return None
+        if value is None:
+            raise PydanticKnownError("missing")
+        freq = handler(value)
+        if bars and freq.unit in ("MS", "QS", "YS"):
+            raise ValueError("a step of fixed length (W-MON, D, h, 30min, ...) for bars")
+        return freq
+
+    @field_validator("horizon", mode="wrap")
+    @classmethod
+    def _horizon_of_its_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        if info.data.get("kind") == "bars":
+            if value is not None:
+                raise ValueError("no `horizon` in a file of kind bars; list the horizons under bars.horizons")
+            bars = info.data.get("bars")
+            return max(bars.horizons) if bars is not None else 1
+        if value is None:
+            raise PydanticKnownError("missing")
+        return handler(value)
 
     @field_validator("folds")
     @classmethod
@@ -197,6 +360,23 @@ class WorkloadFile(_Frozen):
             freq=self.freq, horizon=self.horizon, unit=self.unit, covariates=dict(covariates), lower=self.lower
         )
 
+    @property
+    def bars_freq(self) -> Frequency | None:
+        """The declared step of bars; None: the data's own."""
+        return self.freq
+
+    def bars_schema(self, freq: Frequency, calendar: Calendar) -> BarsSchema:
+        """The bars' declared facts.
+
+        Parameters
+        ----------
+        freq, calendar
+            As declared, or as the source found them.
+        """
+        return BarsSchema(
+            freq=freq, horizons=self.bars.horizons, calendar=calendar, max_gap=self.bars.max_gap, unit=self.unit
+        )
+
     def require_panel(self) -> None:
         """Raise if the file describes another family than panels.
 
@@ -205,11 +385,24 @@ class WorkloadFile(_Frozen):
         ConfigError
             If `kind` is not `panel`.
         """
-        if self.kind != "panel":
+        self._require("panel", "columns id, time and target, freq and horizon")
+
+    def require_bars(self) -> None:
+        """Raise if the file describes another family than bars.
+
+        Raises
+        ------
+        ConfigError
+            If `kind` is not `bars`.
+        """
+        self._require("bars", "columns id, time, open, high, low, close and volume, and bars.horizons")
+
+    def _require(self, kind: Kind, needs: str) -> None:
+        if self.kind != kind:
             raise ConfigError(
                 f"workload {self.name!r} is of kind {self.kind!r}",
-                expected="kind: panel; only panels can be run by this version",
-                remedy="describe the data as a panel (columns id, time and target) or use a version that runs bars",
+                expected=f"kind: {kind}",
+                remedy=f"describe the data as {kind} ({needs}), or use a workload of that kind",
             )
 
 
@@ -303,16 +496,20 @@ def _config_error(path: Path, error: ValidationError) -> ConfigError:
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     """The model whose key a validation error's location names."""
-    inner: dict[str, type[BaseModel]] = {
-        "source": SourceChoice,
-        "options": FileOptions,
-        "columns": Columns,
-        "gates": GateChoice,
+    inner: dict[tuple[type[BaseModel], str], type[BaseModel]] = {
+        (WorkloadFile, "source"): SourceChoice,
+        (SourceChoice, "options"): FileOptions,
+        (WorkloadFile, "columns"): Columns,
+        (Columns, "bars"): BarNames,
+        (WorkloadFile, "gates"): GateChoice,
+        (WorkloadFile, "bars"): BarsChoice,
+        (BarsChoice, "labels"): LabelPlan,
+        (BarsChoice, "costs"): CostPlan,
     }
     model: type[BaseModel] = WorkloadFile
     for part in location:
         inside = CovariateChoice if model is Columns and part != "covariates" else model
-        model = inner.get(str(part), inside)
+        model = inner.get((model, str(part)), inside)
     return model
 
 

@@ -12,8 +12,8 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.sources.market import Instrument, MarketConfig, oracle_posterior, oracle_scores, simulate_market
 from nightcast.sources.market.oracle import posterior_table
 
-COARSE = Instrument("X", price=1000.0, tick=0.25)
-"""A tick of 0.42 sigma, as in the market behind the reference values."""
+COARSE = Instrument("X", price=900.0, tick=0.25)
+"""A tick of 0.46 sigma: with it the shares of the classes are those of the market behind the reference values."""
 FLAT = MarketConfig(symbols=(COARSE,), volatility="flat", calendar="globex", bars=60_000, seed=5)
 TABLE = 250_000
 
@@ -36,18 +36,19 @@ REFERENCE = {
 @pytest.mark.long
 @pytest.mark.parametrize("kappa", REFERENCE)
 def test_the_oracle_scores_what_is_known_of_such_a_market(kappa: float, cache: Path) -> None:
-    """Five bars, barriers at two sigmas. The reference's ticks are not known exactly, hence the width of the bands."""
-    market = simulate_market(FLAT.with_(kappa=kappa, bars=300_000))
-    scores = oracle_scores(market, 5, table_bars=1_500_000, cache=cache)
+    """Five bars, barriers at two sigmas. The reference's ticks are not known, hence the width of the bands."""
+    # Several short markets: in a long one the price wanders, and with it the size of a tick.
+    markets = [simulate_market(FLAT.with_(kappa=kappa, bars=50_000, seed=seed)) for seed in range(6)]
+    scores = [oracle_scores(market, 5, cache=cache) for market in markets]
     ic, f1, auc, sharpe = REFERENCE[kappa]
 
-    assert scores.ic == pytest.approx(ic, abs=0.01)
-    assert scores.f1_argmax == pytest.approx(f1, abs=0.04)
-    assert scores.direction_auc == pytest.approx(auc, abs=0.03)
-    assert scores.gross_sharpe == pytest.approx(sharpe, abs=2.5 + 0.12 * abs(sharpe))
+    assert np.mean([s.ic for s in scores]) == pytest.approx(ic, abs=0.01)
+    assert np.mean([s.f1_argmax for s in scores]) == pytest.approx(f1, abs=0.02)
+    assert np.mean([s.direction_auc for s in scores]) == pytest.approx(auc, abs=0.035)
+    assert np.mean([s.gross_sharpe for s in scores]) == pytest.approx(sharpe, abs=2.0 + 0.2 * abs(sharpe))
 
 
-@pytest.mark.parametrize(("kappa", "auc"), [(0.0, 0.5), (0.1, 0.622), (0.2, 0.718)])
+@pytest.mark.parametrize(("kappa", "auc"), [(0.0, 0.5), (0.1, 0.626), (0.2, 0.727)])
 def test_direction_auc_moves_with_kappa(kappa: float, auc: float, cache: Path) -> None:
     scores = oracle_scores(simulate_market(FLAT.with_(kappa=kappa)), 5, table_bars=TABLE, cache=cache)
 

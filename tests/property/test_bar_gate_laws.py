@@ -36,6 +36,8 @@ def dirty_bars(draw: st.DrawFn, name: str) -> pl.DataFrame:
     extra = []
     for fault in draw(st.lists(st.sampled_from(FAULTS), max_size=8)):
         row = rows[at := draw(st.integers(0, n - 1))]
+        if None in row[1:6] and fault in ("spike", "order"):
+            continue
         if fault == "spike":
             row[4] *= draw(st.sampled_from([0.9, 0.97, 1.03, 1.1]))
             row[2], row[3] = max(row[2], row[4]), min(row[3], row[4])
@@ -75,7 +77,7 @@ def accept(raw: RawData) -> tuple[pl.DataFrame, int]:
     return frame, sum(note.rows for note in notes)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(parts=markets(), seed=st.integers(0, 1000))
 def test_the_order_of_rows_and_symbols_changes_neither_verdict_nor_bars(parts: list[pl.DataFrame], seed: int) -> None:
     raw = raw_of(pl.concat(parts))
@@ -108,7 +110,7 @@ def test_what_is_accepted_is_accepted_again_as_it_is(parts: list[pl.DataFrame]) 
     assert counted == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(parts=markets("ab"), nameless=st.integers(0, 3))
 def test_every_row_is_accepted_or_counted_once(parts: list[pl.DataFrame], nameless: int) -> None:
     unnamed = parts[0].head(nameless).with_columns(unique_id=pl.lit(None, pl.String))

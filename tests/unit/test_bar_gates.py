@@ -270,7 +270,7 @@ def test_an_hour_of_summer_time_in_some_sessions_is_a_warning() -> None:
     late = pl.col("ds").is_between(START + timedelta(days=100), START + timedelta(days=120))
     shifted = sessions.with_columns(ds=pl.when(late).then(pl.col("ds") + timedelta(hours=1)).otherwise("ds"))
 
-    assert said(judge(shifted, freq="h", calendar="weekdays")) == {("A", "warn", "off_hours"): 15}
+    assert said(judge(shifted, freq="h", calendar="weekdays")) == {("A", "warn", "off_hours"): 14}
 
 
 def test_a_day_without_any_bar_of_the_market_is_a_holiday() -> None:

@@ -10,7 +10,6 @@ from typing import get_args
 
 import pytest
 
-from nightcast.contracts.errors import ConfigError
 from nightcast.sources.bar_files import BarFiles
 from nightcast.sources.catalog import SOURCES, open_source
 from nightcast.sources.norne import NorneSource

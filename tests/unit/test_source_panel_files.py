@@ -456,5 +456,7 @@ def test_the_longest_series_must_have_two_rows_more_than_the_horizon(
 
 
 def test_bars_are_refused_by_the_panel_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only panels can be run"):
-        _read(_source(tmp_path, kind="bars"))
+    spec = WorkloadFile.model_validate({"name": "mine", "kind": "bars", "source": {"path": "bars.csv"}})
+
+    with pytest.raises(ConfigError, match="'mine' is of kind 'bars'; expected kind: panel"):
+        _read(PanelFiles(spec, tmp_path))
