@@ -1,7 +1,7 @@
 """The classifiers behind the plain contract of arrays: fit on `X, y`, predict classes and probabilities.
 
-A thin adapter for callers who bring their own arrays. Everything it registers is a row of `CLASSIFIERS`; a model of
-one's own can be registered by a decorator and is then created, listed and described like the others.
+A thin adapter for callers who bring their own arrays. Every row of `CLASSIFIERS` that is no baseline is registered; a
+model of one's own can be registered by a decorator and is then created, listed and described like the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from models.classifier import Classifier, Inputs, Samples
 from models.classifiers import CLASSIFIERS
 from models.pipeline import FoldPipeline
-from nightcast.contracts.bars import UNKNOWN_LABEL
 from nightcast.contracts.catalog import Entry
 from nightcast.contracts.columns import CLASSES
 from nightcast.contracts.errors import ConfigError, RegistryError, TrainingError
@@ -154,6 +153,9 @@ class CatalogModel(BaseModel):
         Hyperparameters by name.
     seed
         Of the fit.
+    hold
+        Rows ahead that a label looks at. Models that split the training rows once more (stacking, blending, the SVM's
+        calibration) purge by it; they take the rows in order of time.
 
     Raises
     ------
@@ -161,11 +163,13 @@ class CatalogModel(BaseModel):
         If a hyperparameter is unknown or does not fit.
     """
 
-    def __init__(self, entry: Entry, config: Mapping[str, Any] | None = None, *, seed: int = 42) -> None:
-        self.entry, self.seed = entry, seed
+    def __init__(self, entry: Entry, config: Mapping[str, Any] | None = None, *, seed: int = 42, hold: int = 1) -> None:
+        if hold < 1:
+            raise ConfigError(f"hold = {hold}", expected="1 row or more", remedy="give the labels' horizon in rows")
+        self.entry, self.seed, self.hold = entry, seed, hold
         self.config = dict(config or {})
-        self.entry.load()(**self.config)
         self.classifier: Classifier | None = None
+        self._window = self._made(self.config).window
         self._shape: tuple[int, ...] = ()
 
     @property
@@ -180,13 +184,12 @@ class CatalogModel(BaseModel):
 
     @property
     def requires_sequences(self) -> bool:
-        """Whether it reads windows."""
-        return self.entry.capabilities.sequence
+        """Whether it reads windows, or one of its members does."""
+        return self.entry.capabilities.sequence or self._window > 1
 
     def get_default_config(self) -> dict[str, Any]:
         """Defaults of the hyperparameters, as JSON values."""
-        defaults: dict[str, Any] = self.entry.load()().params.model_dump(mode="json")
-        return defaults
+        return default_config(self.entry)
 
     def fit(
         self,
@@ -197,10 +200,12 @@ class CatalogModel(BaseModel):
         sample_weights: Array | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> TrainingMetrics:
-        """Train; see `BaseModel.fit`.
+        """Train; see `BaseModel.fit`. The window of a model over windows is that of the arrays.
 
         Raises
         ------
+        ConfigError
+            If a hyperparameter is unknown or does not fit, or a member reads longer windows than the arrays'.
         TrainingError
             If shapes do not fit each other or the model, or labels hold fewer than two classes.
         """
@@ -208,7 +213,13 @@ class CatalogModel(BaseModel):
 
         params = {**self.config, **(config or {})}
         x_train, x_val = self._checked(X_train), self._checked(X_val, like=X_train)
-        y_train, y_val = _class_codes(np.asarray(y_train), np.asarray(y_val))
+        if x_val.shape[1:] != x_train.shape[1:]:
+            raise TrainingError(
+                f"validation rows of shape {x_val.shape[1:]} beside training rows of shape {x_train.shape[1:]}",
+                expected="the same window and columns",
+                remedy="cut both arrays from one table",
+            )
+        y_train, y_val = _class_codes(y_train, y_val)
         for what, x, y in (("training", x_train, y_train), ("validation", x_val, y_val)):
             if len(x) != len(y):
                 raise TrainingError(
@@ -222,11 +233,16 @@ class CatalogModel(BaseModel):
                 expected="at least two",
                 remedy="look at how the labels were made",
             )
-        if self.requires_sequences:
+        if self.entry.capabilities.sequence:
             params["window"] = x_train.shape[1]
         started = time.perf_counter()
-        classifier: Classifier = self.entry.load()(**params)
-        self._shape = x_train.shape[1:]
+        classifier = self._made(params)
+        if x_train.ndim == 3 and classifier.window > x_train.shape[1]:
+            raise ConfigError(
+                f"{self.entry.name} reads windows of {classifier.window} rows and got arrays of {x_train.shape[1]}",
+                expected=f"(n, {classifier.window}, F) at least",
+                remedy="bring longer windows, or set the members' `window`",
+            )
         names = tuple(f"feature_{i:03d}" for i in range(x_train.shape[-1]))
         base, rows, segment = _as_bars(x_train)
         pipeline = FoldPipeline(scaling=self.entry.capabilities.scaling, prune=1.0)
@@ -239,12 +255,14 @@ class CatalogModel(BaseModel):
                 expected="one finite weight a row, not negative, not all zero",
                 remedy="leave `sample_weights` out, or mend them",
             )
-        train = _samples(pipeline, base, rows, segment, y_train, weight / weight.mean())
+        hold = self.hold * (x_train.shape[1] if x_train.ndim == 3 else 1)
+        train = _samples(pipeline, base, rows, segment, y_train, weight / weight.mean(), hold)
         valid_base, valid_rows, valid_segment = _as_bars(x_val)
-        valid = _samples(pipeline, valid_base, valid_rows, valid_segment, y_val, np.ones(len(y_val)))
+        valid = _samples(pipeline, valid_base, valid_rows, valid_segment, y_val, np.ones(len(y_val)), hold)
         classifier.fit_samples(train, valid, seed=self.seed)
-        self.classifier, self.config = classifier, params
         seconds = time.perf_counter() - started
+        self.classifier, self.config, self._shape = classifier, params, x_train.shape[1:]
+        self._window = classifier.window
         scores = [
             class_scores(y.astype(np.int64), self.predict(x).class_probabilities) if len(y) else None
             for x, y in ((x_train, y_train), (x_val, y_val))
@@ -299,7 +317,13 @@ class CatalogModel(BaseModel):
         classifier = self._fitted()
         path.mkdir(parents=True, exist_ok=True)
         classifier.save(path / MODEL_FOLDER)
-        facts = {"name": self.entry.name, "shape": list(self._shape), "seed": self.seed, "config": self.config}
+        facts = {
+            "name": self.entry.name,
+            "shape": list(self._shape),
+            "seed": self.seed,
+            "hold": self.hold,
+            "config": classifier.params.model_dump(mode="json"),
+        }
         (path / FACTS_FILE).write_text(json.dumps(facts, indent=1))
 
     def load(self, path: Path) -> None:
@@ -312,8 +336,9 @@ class CatalogModel(BaseModel):
         """
         try:
             facts = json.loads((path / FACTS_FILE).read_text())
-            name, shape, seed, config = facts["name"], tuple(facts["shape"]), facts["seed"], facts["config"]
-        except (OSError, ValueError, KeyError) as error:
+            name, shape = facts["name"], tuple(int(size) for size in facts["shape"])
+            seed, hold, config = facts["seed"], facts["hold"], dict(facts["config"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RegistryError(
                 f"{path.name!r} holds no readable {FACTS_FILE} ({error})",
                 expected="a folder that `save` wrote",
@@ -325,8 +350,9 @@ class CatalogModel(BaseModel):
                 expected=self.entry.name,
                 remedy=f"load it with `REGISTRY.create({name!r}).load(path)`",
             )
-        self.classifier = self.entry.load().load(path / MODEL_FOLDER)
-        self._shape, self.seed, self.config = shape, seed, config
+        classifier: Classifier = self.entry.load().load(path / MODEL_FOLDER)
+        self.classifier, self._window = classifier, classifier.window
+        self._shape, self.seed, self.hold, self.config = shape, seed, hold, config
 
     def get_feature_importance(self) -> dict[str, float] | None:
         """Column -> importance of the fitted classifier, where it has one."""
@@ -339,8 +365,19 @@ class CatalogModel(BaseModel):
             )
         return self.classifier
 
+    def _made(self, params: Mapping[str, Any]) -> Classifier:
+        made: Classifier = self.entry.load()(**params)
+        return made
+
     def _checked(self, x: Array, like: Array | None = None) -> NDArray[np.float32]:
-        x = np.asarray(x, dtype=np.float32)
+        try:
+            x = np.asarray(x, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise TrainingError(
+                f"{self.entry.name} got features that are no numbers ({error})",
+                expected="an array of numbers",
+                remedy="encode or leave out columns of text",
+            ) from None
         wanted = 3 if self.requires_sequences else 2
         if like is not None and x.size == 0:
             return np.empty((0, *np.asarray(like).shape[1:]), dtype=np.float32)
@@ -383,34 +420,43 @@ def _samples(
     segment: NDArray[np.int64],
     y: Array,
     weight: NDArray[np.float64],
+    hold: int,
 ) -> Samples:
     return Samples(
         inputs=_inputs(pipeline, base, rows, segment),
         y=y.astype(np.int8)[:, None],
         weight=weight.astype(np.float32)[:, None],
-        hold=np.ones((len(y), 1), dtype=np.int32),
+        hold=np.full((len(y), 1), hold, dtype=np.int32),
     )
 
 
-def _class_codes(*labels: Array) -> tuple[Array, ...]:
-    """Labels as classes 0, 1, 2; -1, 0, 1 are moved up by one if a -1 occurs.
+def _class_codes(*labels: Array) -> tuple[NDArray[np.int64], ...]:
+    """Labels as classes 0, 1, 2; -1, 0, 1 are moved up by one if a -1 occurs in any of them.
 
     Raises
     ------
     TrainingError
         If a label is something else.
     """
-    shift = 1 if any(len(y) and y.min() == UNKNOWN_LABEL for y in labels) else 0
-    out = tuple(y.astype(np.int64) + shift for y in labels)
-    for y in out:
-        wrong = sorted({int(v) - shift for v in np.unique(y)} - {k - shift for k in range(len(CLASSES))})
-        if wrong:
-            raise TrainingError(
-                f"labels hold {wrong}",
-                expected="0, 1, 2 or -1, 0, 1",
-                remedy="leave rows without a label out",
-            )
-    return out
+    given = [np.asarray(y) for y in labels]
+    # what is no number cannot be sorted, so it is shown as text
+    shown = [y if y.dtype.kind in "biuf" else y.astype(str) for y in given]
+    found = sorted({value for y in shown for value in np.unique(y).tolist()}, key=str)
+    allowed = next((a for a in ((0, 1, 2), (-1, 0, 1)) if set(found) <= set(a)), None)
+    flat = [y for y in given if y.ndim != 1]
+    if allowed is None or flat:
+        raise TrainingError(
+            f"labels of shape {flat[0].shape}" if flat else f"labels hold {', '.join(map(repr, found[:8]))}",
+            expected="(n,) of 0, 1, 2 or of -1, 0, 1 (short, neutral, long)",
+            remedy="leave rows without a label out",
+        )
+    return tuple(y.astype(np.int64) - allowed[0] for y in given)
+
+
+def default_config(entry: Entry) -> dict[str, Any]:
+    """Defaults of a row's hyperparameters as JSON values; the model is not made."""
+    defaults: dict[str, Any] = entry.load().Params().model_dump(mode="json")
+    return defaults
 
 
 M = TypeVar("M", bound=type[BaseModel])
@@ -426,11 +472,18 @@ class _Registration:
 
 
 class ModelRegistry:
-    """Names of models, how to make them and what they need; an instance, safe to use from threads."""
+    """Names of models, how to make them and what they need; an instance, safe to use from threads.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    catalog
+        Rows to register when the registry is first asked; baselines are left out, they read bars instead of arrays.
+    """
+
+    def __init__(self, catalog: Mapping[str, Entry] | None = None) -> None:
         self._models: dict[str, _Registration] = {}
-        self._lock = threading.Lock()
+        self._catalog = catalog
+        self._lock = threading.RLock()
 
     def register(self, name: str, family: str, description: str = "") -> Callable[[M], M]:
         """Decorate a `BaseModel` class so that it can be created by name.
@@ -439,12 +492,30 @@ class ModelRegistry:
         ------
         ModelNameError
             If the name is taken; a `ValueError`.
+        ConfigError
+            If the class is no `BaseModel`.
         """
 
         def decorate(model: M) -> M:
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                raise ConfigError(
+                    f"the model {name!r} is {model!r}",
+                    expected="a subclass of models.factory.BaseModel",
+                    remedy="derive the class from it",
+                )
+
             def create(config: Mapping[str, Any] | None = None, **more: Any) -> BaseModel:
-                takes = inspect.signature(model).parameters
-                given = {"config": dict(config)} if config is not None and "config" in takes else dict(config or {})
+                takes = inspect.signature(model)
+                given = {"config": dict(config)} if config is not None and "config" in takes.parameters else {}
+                given |= {} if given else dict(config or {})
+                try:
+                    takes.bind(**given, **more)
+                except TypeError as error:
+                    raise ConfigError(
+                        f"the model {name!r} cannot be made: {error}",
+                        expected=f"arguments of {model.__name__}{takes}",
+                        remedy="correct the configuration",
+                    ) from None
                 return model(**given, **more)
 
             def info() -> dict[str, Any]:
@@ -461,22 +532,24 @@ class ModelRegistry:
         return decorate
 
     def register_entry(self, entry: Entry) -> None:
-        """Register a row of the catalog; nothing is imported until a model is created or described."""
+        """Register a row of a catalog; nothing is imported until a model is created or described.
 
-        def create(config: Mapping[str, Any] | None = None, **more: Any) -> BaseModel:
-            return CatalogModel(entry, config, **more)
-
-        def info() -> dict[str, Any]:
-            return {
-                "requires_scaling": entry.capabilities.scaling != "none",
-                "requires_sequences": entry.capabilities.sequence,
-                "default_config": entry.load()().params.model_dump(mode="json"),
-            }
-
-        self._add(_Registration(entry.name, entry.family, entry.summary, create, info))
+        Raises
+        ------
+        ModelNameError
+            If the name is taken; a `ValueError`.
+        """
+        self._add(_of_entry(entry))
 
     def create(self, name: str, config: Mapping[str, Any] | None = None, **more: Any) -> BaseModel:
         """An unfitted model.
+
+        Parameters
+        ----------
+        config
+            Hyperparameters by name.
+        more
+            Further arguments of the model: `seed` and `hold` for rows of the catalog.
 
         Raises
         ------
@@ -490,7 +563,7 @@ class ModelRegistry:
     def list_models(self) -> Mapping[str, tuple[str, ...]]:
         """Family -> names, a view that cannot be changed."""
         families: dict[str, list[str]] = {}
-        for its in self._models.values():
+        for its in self._all().values():
             families.setdefault(its.family, []).append(its.name)
         return MappingProxyType({family: tuple(names) for family, names in families.items()})
 
@@ -505,35 +578,51 @@ class ModelRegistry:
         its = self._get(name)
         return {"name": its.name, "family": its.family, "description": its.description, **its.info()}
 
+    def _all(self) -> dict[str, _Registration]:
+        """A copy of all registrations, the catalog's rows first read here."""
+        with self._lock:
+            if self._catalog is not None:
+                # every registration passes here first, so none can be there before the catalog's
+                entries = self._catalog.values()
+                self._models = {its.name: _of_entry(its) for its in entries if not its.capabilities.baseline}
+                self._catalog = None
+            return dict(self._models)
+
     def _add(self, registration: _Registration) -> None:
         with self._lock:
-            if registration.name in self._models:
+            taken = self._all()
+            if registration.name in taken:
                 raise ModelNameError(
                     f"the model {registration.name!r} is registered already",
-                    expected=f"a name other than {', '.join(sorted(self._models))}",
+                    expected=f"a name other than {', '.join(sorted(taken))}",
                     remedy="rename the newer one",
                 )
             self._models[registration.name] = registration
 
     def _get(self, name: str) -> _Registration:
-        try:
-            return self._models[name]
-        except KeyError:
+        known = self._all()
+        if name not in known:
             raise ModelNameError(
                 f"unknown model {name!r}",
-                expected=f"one of {', '.join(sorted(self._models))}",
+                expected=f"one of {', '.join(sorted(known))}",
                 remedy="`nightcast models` lists them with their families",
-            ) from None
+            )
+        return known[name]
 
 
-def catalog_registry() -> ModelRegistry:
-    """A registry of every classifier that is no baseline (those read bars, not arrays)."""
-    registry = ModelRegistry()
-    for entry in CLASSIFIERS.values():
-        if not entry.capabilities.baseline:
-            registry.register_entry(entry)
-    return registry
+def _of_entry(entry: Entry) -> _Registration:
+    def create(config: Mapping[str, Any] | None = None, **more: Any) -> BaseModel:
+        return CatalogModel(entry, config, **more)
+
+    def info() -> dict[str, Any]:
+        return {
+            "requires_scaling": entry.capabilities.scaling != "none",
+            "requires_sequences": entry.capabilities.sequence,
+            "default_config": default_config(entry),
+        }
+
+    return _Registration(entry.name, entry.family, entry.summary, create, info)
 
 
-REGISTRY: Final = catalog_registry()
-"""The registry of this installation."""
+REGISTRY: Final = ModelRegistry(CLASSIFIERS)
+"""The registry of this installation: the classifiers that are no baselines, read when it is first asked."""

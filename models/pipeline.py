@@ -79,26 +79,33 @@ class FoldPipeline:
                 expected="one name a column",
                 remedy="take both from the same view",
             )
-        x = np.asarray(base[rows], dtype=np.float64)
-        x[~np.isfinite(x)] = np.nan
+        picked = base[rows]
+        if not len(picked):
+            raise TrainingError(
+                f"no training row for {len(names)} columns",
+                expected="at least one",
+                remedy="bring more bars, or a plan with fewer or later folds",
+            )
         self.touched = np.unique(rows)
-        known = np.isfinite(x).any(axis=0)
-        self.fill = np.where(known, _nan_quantile(x, 0.5), 0.0)
-        x = np.where(np.isnan(x), self.fill, x)
-        count = x.shape[1]
-        if self.clip > 0:
-            self.low, self.high = np.quantile(x, [self.clip, 1 - self.clip], axis=0)
-            # a rare event (a flag that is mostly 0) must not be clipped away
-            self.low = np.where(self.low < self.high, self.low, x.min(axis=0))
-            self.high = np.where(self.low < self.high, self.high, x.max(axis=0))
-        else:
-            self.low, self.high = np.full(count, -np.inf), np.full(count, np.inf)
-        x = np.clip(x, self.low, self.high)
-        self.centre, self.scale = _location(x, self.scaling)
+        count = len(names)
+        x = np.empty(picked.shape, dtype=np.float64, order="F")
+        self.fill, self.centre, self.scale = np.zeros(count), np.zeros(count), np.ones(count)
+        self.low, self.high = np.full(count, -np.inf), np.full(count, np.inf)
+        # column by column, so that memory stays near one 64-bit copy of the training rows
+        for j in range(count):
+            column = picked[:, j].astype(np.float64)
+            known = np.isfinite(column)
+            if known.any():
+                self.fill[j] = np.quantile(column[known], 0.5)
+            column[~known] = self.fill[j]
+            if self.clip > 0:
+                self.low[j], self.high[j] = _bounds(column, self.clip)
+            x[:, j] = np.clip(column, self.low[j], self.high[j])
+            self.centre[j], self.scale[j] = _location(x[:, j], self.scaling)
         varies = x.max(axis=0) > x.min(axis=0)
         if not varies.any():
             raise TrainingError(
-                f"none of the {count} columns varies on {len(rows)} training rows",
+                f"none of the {count} columns varies on {len(picked)} training rows",
                 expected="at least one feature that varies",
                 remedy="look at the feature gate's findings",
             )
@@ -157,37 +164,35 @@ class FoldPipeline:
         )
 
 
-def _nan_quantile(x: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column without a value is filled with 0 by the caller
-        return np.asarray(np.nanquantile(x, level, axis=0))
+def _bounds(column: NDArray[np.float64], clip: float) -> tuple[float, float]:
+    """Outer quantiles of a column; its extremes where those meet, for a rare event must not be clipped away."""
+    low, high = np.quantile(column, [clip, 1 - clip])
+    return (float(low), float(high)) if low < high else (float(column.min()), float(column.max()))
 
 
-def _location(x: NDArray[np.float64], scaling: Scaling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    count = x.shape[1]
+def _location(column: NDArray[np.float64], scaling: Scaling) -> tuple[float, float]:
+    """Centre and scale of a column; a scale of 1 where it does not vary."""
+    if scaling == "none":
+        return 0.0, 1.0
     if scaling == "standard":
-        centre, scale = x.mean(axis=0), x.std(axis=0)
-    elif scaling == "robust":
-        low, centre, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
-        scale = high - low
-        scale = np.where(scale > 0, scale, x.std(axis=0))
+        centre, scale = float(column.mean()), float(column.std())
     else:
-        return np.zeros(count), np.ones(count)
-    return centre, np.where(scale > 0, scale, 1.0)
+        low, centre, high = (float(q) for q in np.quantile(column, [0.25, 0.5, 0.75]))
+        scale = high - low if high > low else float(column.std())
+    return centre, scale if scale > 0 else 1.0
 
 
 def _distinct(x: NDArray[np.float64], varies: NDArray[np.bool_], limit: float) -> NDArray[np.int64]:
-    """Columns that vary and correlate with no earlier kept one beyond the limit."""
+    """Columns that vary and correlate with no earlier kept one beyond the limit; uses up `x`."""
     columns = np.flatnonzero(varies)
     if limit >= 1:
         return columns
-    z = x[:, columns] - x[:, columns].mean(axis=0)
-    z /= np.sqrt((z**2).sum(axis=0))
-    close = np.abs(z.T @ z) > limit
+    for j in columns:
+        x[:, j] -= x[:, j].mean()
+        x[:, j] /= np.sqrt(x[:, j] @ x[:, j])
+    close = np.abs(x.T @ x) > limit
     kept: list[int] = []
-    for j in range(len(columns)):
+    for j in columns:
         if not any(close[j, i] for i in kept):
-            kept.append(j)
-    return columns[kept]
+            kept.append(int(j))
+    return np.asarray(kept, dtype=np.int64)

@@ -291,7 +291,7 @@ def dataset_from_bars(
     labelled = triple_barrier(frame, schema, labels)
     names = [name for h in schema.horizons for name in label_columns(h).values()]
     kept = [ID, TIME, "segment", "session", *BAR_COLUMNS, "sigma", *columns, *names]
-    frame = labelled.select(dict.fromkeys(kept)).with_columns(pl.col(list(columns)).cast(pl.Float32))
+    frame = labelled.select(list(dict.fromkeys(kept))).with_columns(pl.col(list(columns)).cast(pl.Float32))
     warm = max((column.warmup for column in columns.values()), default=0)
     return BarDataset(
         frame=frame,

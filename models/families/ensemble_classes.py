@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from models.classifier import Classifier, ClassifierParams, FitReport, Inputs, Samples
+from models.classifier import MIN_ROWS, Classifier, ClassifierParams, FitReport, Inputs, Samples
 from models.ensembles.pooling import Floats, apply_stack, equal_stack, fit_stack, log_pool, simplex_weights
 from nightcast.contracts.bars import UNKNOWN_LABEL
 from nightcast.contracts.catalog import Capabilities
@@ -209,12 +209,18 @@ class BlendingClassifier(EnsembleClassifier):
     """`[H, M]`, rows sum to 1."""
 
     def learn(self, train: Samples, valid: Samples, *, seed: int) -> FitReport:
-        """Fit the members on the older decisions, then the weights on the newer ones."""
+        """Fit the members on the older decisions, then the weights on the newer ones.
+
+        With too few older ones for that, the members are fitted on everything and weighed equally.
+        """
         order = np.argsort(train.inputs.times[train.inputs.rows], kind="stable")
         held = max(1, round(self.params.share * len(order)))
         past, newest = purged_pair(train, order[:-held], order[-held:])
         horizons, count = len(train.inputs.horizons), len(self.params.members)
         self.weights = np.full((horizons, count), 1 / count)
+        if len(past.inputs.rows) < MIN_ROWS or not _two_classes(past):
+            self.members = self._fit_members(train, valid, seed)
+            return FitReport()
         self.members = self._fit_members(past, valid, seed)
         asked = self._ask(self.members, newest.inputs)
         for h in range(horizons):

@@ -67,8 +67,8 @@ def compare(
     Parameters
     ----------
     challenger, champion, naive
-        Out-of-fold rows `unique_id, ds, cutoff, horizon, q10 .. q90, y, loss, segment`; `naive` may hold several models in
-        `model`, of which the one with the least loss is the yardstick. `champion` is None when there is none yet.
+        Out-of-fold rows `unique_id, ds, cutoff, horizon, q10 .. q90, y, loss, segment`; `naive` may hold several models
+        in `model`, of which the one with the least loss is the yardstick. `champion` is None when there is none yet.
     same_recipe
         The challenger is the champion's recipe on newer data: it is promoted unless a guard fails.
     seed

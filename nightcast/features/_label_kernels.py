@@ -87,7 +87,7 @@ def _volatility(close: Floats, season: Floats, segment: Ints, session: Ints, spa
 
 
 def _reach(complete: Flags, session: Ints) -> Ints:
-    """The last row up to which all bars after each row are complete and of its session, `[N]`; the row itself if none."""
+    """The last row up to which all bars after each row are complete and of its session, `[N]`; else the row itself."""
     out = np.empty(len(session), dtype=np.int64)
     for t in range(len(session) - 1, -1, -1):
         if t + 1 < len(session) and session[t + 1] == session[t] and complete[t + 1]:

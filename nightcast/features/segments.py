@@ -28,11 +28,9 @@ _MONDAY: Final = 4 * _DAY
 """The first Monday of the Unix clock, 1970-01-05, in microseconds."""
 
 HOLIDAY_AT_LEAST: Final = 20 * 60 * _MINUTE
-"""A market that is closed this long on weekdays had a holiday: no daily break lasts as long."""
+"""A market that is closed this long has a weekend or a holiday: no daily break lasts as long."""
 HOLIDAY_AT_MOST: Final = 4 * _DAY
 """Longest holiday, not counting Saturdays and Sundays."""
-WEEKEND_AT_LEAST: Final = _DAY
-"""Closed hours on Saturday and Sunday that make a weekend, whatever the zone of the clock."""
 BREAK_DAYS: Final = 10
 """Trading days before or after a day, itself included, that show its daily breaks."""
 BREAK_DAYS_AT_LEAST: Final = 3
@@ -58,10 +56,10 @@ def segmented(frame: pl.DataFrame, schema: BarsSchema) -> tuple[pl.DataFrame, tu
 
     - `continuous`: every step of the clock.
     - `business_days`: every weekday. Bars longer than a day follow the clock.
-    - `weekdays`: every step outside scheduled closes, which are weekends; holidays, when the market is closed for 20
-      hours up to 4 days not counting Saturdays and Sundays; and daily breaks: clock times without a bar on at least
-      8 of the 10 trading days before or after. A day may close early before a break, or open late after one, by up
-      to half a trading day. Bars of a day or longer are taken as `business_days`.
+    - `weekdays`: every step outside scheduled closes, which are weekends and holidays, 20 hours up to 4 days long
+      not counting Saturdays and Sundays; and daily breaks: clock times without a bar on at least 8 of the 10 trading
+      days before or after. A day may close early before a break, or open late after one, by up to half a trading
+      day. Bars of a day or longer are taken as `business_days`.
 
     A session ends with its segment, and at each scheduled close of an intraday calendar.
 
@@ -252,11 +250,8 @@ def _scheduled(time: Ints, last: Flags, holes: _Holes, schema: BarsSchema) -> Fl
     """Which holes between intraday bars are closes of a market that keeps weekdays."""
     step = round(schema.step.total_seconds() * 1e6)
     start, end = time[holes.before] + step, time[holes.before + 1]
-    on_weekend = _weekend_time(end) - _weekend_time(start)
-    on_weekdays = end - start - on_weekend
-    weekend = (on_weekend >= WEEKEND_AT_LEAST) & (on_weekdays <= HOLIDAY_AT_MOST)
-    holiday = (end - start >= HOLIDAY_AT_LEAST) & (on_weekdays <= HOLIDAY_AT_MOST)
-    closed = weekend | holiday
+    on_weekdays = end - start - (_weekend_time(end) - _weekend_time(start))
+    closed = (end - start >= HOLIDAY_AT_LEAST) & (on_weekdays <= HOLIDAY_AT_MOST)
     short = np.flatnonzero(end - start < HOLIDAY_AT_LEAST)
     if len(short) and _DAY % step == 0:
         bounds = np.append(0, np.flatnonzero(last) + 1)
@@ -303,9 +298,7 @@ def _daily_breaks(time: Ints, before: Ints, step: int, max_gap: int) -> Flags:
     beyond = (end - first) - breaks
     half_day = np.median(np.bincount(position)) / 2
     at_break = flat[first] | flat[end - 1]
-    short = (end - first) <= max_gap
-    shifted = (beyond <= max_gap) | (at_break & (beyond <= half_day))
-    return np.asarray((breaks > 0) & np.where(short, beyond == 0, shifted))
+    return np.asarray((breaks > 0) & ((beyond <= max_gap) | (at_break & (beyond <= half_day))))
 
 
 def _numbers(ends: Flags) -> Ints:

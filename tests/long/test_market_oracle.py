@@ -10,7 +10,8 @@ import pytest
 
 from nightcast.contracts.errors import ConfigError
 from nightcast.sources.market import Instrument, MarketConfig, oracle_posterior, oracle_scores, simulate_market
-from nightcast.sources.market.oracle import posterior_table
+from nightcast.sources.market.oracle import outlook, posterior_table
+from nightcast.sources.market.simulate import simulate_paths
 
 COARSE = Instrument("X", price=900.0, tick=0.25)
 """A tick of 0.46 sigma: with it the shares of the classes are those of the market behind the reference values."""
@@ -83,6 +84,29 @@ def test_posteriors_are_calibrated_whatever_the_law(difficulty: str, volatility:
             # labels of neighbouring decisions overlap, so there are about five times fewer of them
             spread = np.sqrt(p[part, k].mean() * (1 - p[part, k].mean()) / (len(part) / 5))
             assert abs((y[part] == k).mean() - p[part, k].mean()) < 4 * spread + 0.01
+
+
+@pytest.mark.parametrize(("difficulty", "horizon"), [("nonlinear", 6), ("nonlinear", 14), ("long_memory", 60)])
+def test_the_outlook_is_the_expectation_of_the_signals_ahead(difficulty: str, horizon: int) -> None:
+    """Then the error is orthogonal to the outlook and to whatever else is known at the decision."""
+    config = FLAT.with_(difficulty=difficulty, rho=0.9, tau=0.3, bars=300_000)
+    [path] = simulate_paths(config)
+    view = outlook(config, path, horizon)[:-horizon]
+    ahead = np.mean([path.signal[j : len(view) + j] for j in range(horizon)], axis=0)
+    error = ahead - view
+
+    assert np.std(error) < 0.97 * np.std(ahead)
+    hidden, feature = path.hidden[:-horizon], path.feature[:-horizon]
+    for known in (
+        np.ones_like(view),
+        view,
+        hidden,
+        hidden**2 - 1,
+        path.signal[:-horizon],
+        hidden * np.roll(feature, 1),
+    ):
+        size = np.sqrt((known**2).mean() * error.var() * 2 * 19 / len(view))  # an AR(1) of 0.9 repeats itself
+        assert abs((error * known).mean()) < 4.5 * size
 
 
 def test_the_oracle_knows_of_a_flip_and_of_dirt(cache: Path) -> None:

@@ -105,6 +105,23 @@ def test_no_bar_has_two_defects_of_its_own(config: MarketConfig, dirt: float) ->
 
 
 @settings(max_examples=25, deadline=None)
+@given(config=configs, dirt=st.floats(1, 20))
+def test_a_bar_without_defect_stands_between_any_two_events(config: MarketConfig, dirt: float) -> None:
+    """Else a bad tick could not be told from its neighbour, and a stale run would repeat a bar that is not there."""
+    ledger = simulate_market(config.with_(dirt=dirt)).ledger
+    own = ledger.filter(~pl.col("kind").is_in(["overnight_gap", "roll_gap", "dst_shift"]))
+    row = {time: i for i, time in enumerate(pl.Series(config.times()).to_list())}
+
+    for name in config.names:
+        part = own.filter(pl.col("unique_id") == name).sort("ds_true")
+        rows = np.array([row[time] for time in part["ds_true"]])
+        same = (part["kind"] == part["kind"].shift(1)) & (part["event"] == part["event"].shift(1))
+        steps, within = np.diff(rows), same.to_numpy()[1:].astype(bool)
+        assert (steps[within] == 1).all()
+        assert (steps[~within] >= 2).all()
+
+
+@settings(max_examples=25, deadline=None)
 @given(config=configs, dirt=st.sampled_from([0.0, 2.0]), share=st.floats(0.3, 1.0))
 def test_what_is_handed_over_at_an_earlier_date_is_the_past_of_what_is_handed_over_later(
     config: MarketConfig, dirt: float, share: float

@@ -190,6 +190,19 @@ def test_a_daily_break_ends_the_session_however_few_bars_it_lasts(freq: str, min
     assert ends(out, "session") == [MONDAY + timedelta(days=d) + last for d in (0, 1, 2, 3, 4, 7, 8, 9, 10)]
 
 
+def test_a_daily_break_stays_one_where_a_bar_beside_it_is_missing() -> None:
+    times = without(
+        clock(MONDAY, MONDAY + timedelta(days=11), 60, globex),
+        MONDAY + timedelta(hours=47),
+        MONDAY + timedelta(hours=48),
+    )
+
+    out, _ = segmented(frame(times), schema("h", "weekdays"))
+
+    assert MONDAY + timedelta(hours=45) in ends(out, "session")
+    assert out["segment"].n_unique() == 1
+
+
 def test_a_daily_break_follows_the_clock_change_from_its_first_day() -> None:
     times = clock(datetime(2024, 2, 1), datetime(2024, 4, 12), 5, shares)
 

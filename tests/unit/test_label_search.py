@@ -58,13 +58,17 @@ def search(frame: pl.DataFrame, horizons: tuple[int, ...], **changes: Any) -> La
 
 @pytest.mark.parametrize("neutral", [1 / 3, 0.5])
 def test_on_one_bar_without_wicks_the_threshold_is_the_quantile_of_the_returns(neutral: float) -> None:
-    """P(|r| > threshold) = 1 - neutral, so threshold = sigma * quantile((1 + neutral) / 2)."""
+    """P(|r| > threshold) = 1 - p, so threshold = sigma * quantile((1 + p) / 2).
+
+    The entropy draws unequal targets together: -KL(p, q) + w H(p) / log 3 is largest at p ~ q^(1 / (1 + w / log 3)).
+    """
     side = (1 - neutral) / 2
-    bars = walk(30_000)
+    power = 1 / (1 + 0.2 / math.log(3))
+    p = neutral**power / (neutral**power + 2 * side**power)
 
-    found = search(bars, (1,), target=(side, neutral, side), trials=40)
+    found = search(walk(30_000), (1,), target=(side, neutral, side), trials=40)
 
-    assert found.best.threshold == pytest.approx(SIGMA * NormalDist().inv_cdf((1 + neutral) / 2), rel=0.05)
+    assert found.best.threshold == pytest.approx(SIGMA * NormalDist().inv_cdf((1 + p) / 2), rel=0.05)
 
 
 def test_the_multiplier_is_the_quantile_whatever_the_volatility() -> None:
@@ -154,7 +158,7 @@ def test_a_barrier_must_pay_the_round_trip_three_times() -> None:
 def test_ambiguous_labels_push_the_barrier_outwards() -> None:
     wicked = walk(10_000).with_columns(pl.col("high") * (1 + 1.5 * SIGMA), pl.col("low") * (1 - 1.5 * SIGMA))
 
-    found = search(wicked, (2,), trials=60)
+    found = search(wicked, (2,), base=FIXED.model_copy(update={"ambiguous": "worst"}), trials=60)
 
     best = found.trials.sort("score", descending=True).row(0, named=True)
     assert best["ambiguous_2"] < 0.02

@@ -97,6 +97,10 @@ def test_an_exact_touch_is_a_touch() -> None:
     assert label(bars([(100.0, np.nextafter(102.0, 0), np.nextafter(98.0, 100), 100.0)]), 1)["y"] == 1
 
 
+def test_an_exact_touch_of_both_barriers_is_ambiguous() -> None:
+    assert label(bars([(100.0, 102.0, 98.0, 100.0)]), 1)["ambiguous"] is True
+
+
 @pytest.mark.parametrize(("opens", "y"), [(104.0, 2), (95.0, 0)])
 def test_a_bar_that_opens_beyond_a_barrier_is_filled_at_its_open(opens: float, y: int) -> None:
     frame = bars([QUIET, (opens, 110.0, 90.0, 100.0)])
@@ -392,6 +396,32 @@ def test_facts_count_the_known_labels() -> None:
 def test_facts_want_labels() -> None:
     with pytest.raises(SourceError, match="triple_barrier"):
         label_facts(bars([QUIET]), (1,))
+
+
+# -- compilation ------------------------------------------------------------------------------------------------------
+
+
+def test_where_no_folder_can_hold_the_cache_the_loops_are_compiled_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numba
+
+    from nightcast.features import _label_kernels
+
+    njit, asked = numba.njit, []
+
+    def unwritable(*args: Any, **options: Any) -> Any:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*args, **options)
+
+    monkeypatch.setattr(numba, "njit", unwritable)
+
+    loop = _label_kernels._compiled(_label_kernels._reach)
+
+    assert loop(np.ones(3, dtype=bool), np.array([0, 0, 1])).tolist() == [1, 1, 2]
+    assert asked == [{"cache": True}, {}]
 
 
 # -- real bars --------------------------------------------------------------------------------------------------------

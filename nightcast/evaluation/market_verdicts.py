@@ -1,0 +1,387 @@
+"""Three verdicts per model and horizon, what stands beside them, and the champion gate that asks them.
+
+`seed_gate`: macro-F1 and a Sharpe ratio above fixed bars; a model without skill passes it often, so the chance of that
+is printed beside it. `skill_gate`: better than a model that knows volatility alone, with direction, in most folds.
+`economic_gate`: profit after costs that neither luck, nor the number of trials, nor doubled costs explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from nightcast.contracts.columns import CLASS_PROBS, CUTOFF, HORIZON, ID, MODEL, SIGNAL, TARGET, TIME
+from nightcast.contracts.decision import Decision, Guard
+from nightcast.contracts.recipe import GatePlan
+from nightcast.evaluation.backtest import Backtest, run_backtest
+from nightcast.evaluation.class_scores import (
+    CLIMATOLOGY,
+    block_bootstrap,
+    class_scores,
+    direction_auc,
+    expected_calibration_error,
+    time_blocks,
+)
+from nightcast.evaluation.comparison import decide
+from nightcast.evaluation.sharpe import (
+    deflated_sharpe,
+    effective_trials,
+    join_days,
+    moments,
+    pbo_cscv,
+    probabilistic_sharpe,
+    zero_skill_probability,
+)
+
+Floats = NDArray[np.float64]
+
+VOLATILITY_ONLY: Final = "volatility_only"
+ENSEMBLE: Final = "ensemble"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where the gates stand.
+
+    Attributes
+    ----------
+    seed_f1, seed_sharpe
+        The seed gate's bars; the second on at least one horizon of the model.
+    tail
+        One-sided tail of the bootstrap's lower bounds.
+    parts
+        Equal stretches of time that skill is asked in, standing for folds; `held` of them must show it.
+    """
+
+    seed_f1: float = 0.35
+    seed_sharpe: float = 0.3
+    tail: float = 0.05
+    draws: int = 200
+    parts: int = 6
+    held: float = 2 / 3
+    probabilistic: float = 0.95
+    deflated: float = 0.95
+    overfitting: float = 0.2
+    trades: int = 200
+    month: float = 0.5
+    leak_auc: float = 0.65
+    leak_sharpe: float = 4.0
+
+
+LIMITS: Final = Limits()
+
+
+def market_verdicts(
+    rows: pl.DataFrame,
+    baselines: Sequence[str],
+    dataset: Any,
+    seed: int,
+    *,
+    trials: int | None = None,
+    limits: Limits = LIMITS,
+) -> pl.DataFrame:
+    """One row per model and horizon: numbers, the three gates, `leak_alarm`, and `why` not.
+
+    Parameters
+    ----------
+    rows
+        Judged out-of-fold rows `unique_id, ds, cutoff, horizon, model, p_short, p_neutral, p_long, signal, y`.
+    baselines
+        Labels of the baselines; `volatility_only` and `climatology` among the rows are the yardsticks of skill, and
+        without them the skill gate is shut.
+    dataset
+        The bars to trade on.
+    trials
+        Trials in all, searches before tonight included; at least every model and horizon here.
+    """
+    if rows.is_empty():
+        return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
+    schema = dataset.schema
+    split = rows.sort(ID, TIME).partition_by(MODEL, HORIZON, as_dict=True, maintain_order=True)
+    parts = {(str(model), int(h)): its for (model, h), its in split.items()}
+    tests = {
+        key: run_backtest(dataset.frame, its.select(ID, TIME, SIGNAL), horizon=key[1], costs=dataset.costs)
+        for key, its in parts.items()
+    }
+    records = {
+        key: (test.daily.get_column("day").to_numpy(), test.daily.get_column("net").to_numpy())
+        for key, test in tests.items()
+    }
+    order = sorted(parts)
+    matrix = join_days([records[key] for key in order])
+    traded = [j for j, key in enumerate(order) if tests[key].trades.height]
+    ratios = np.array([moments(matrix[:, j])[0] for j in traded])
+    spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0
+    counted = max(trials or 0, len(order))
+    effective = max(1.0, counted * effective_trials(matrix[:, traded]) / max(1, len(traded))) if traded else 1.0
+    blocks = 16 if len(matrix) >= 64 else 8 if len(matrix) >= 16 else 0
+    pbo = pbo_cscv(matrix[:, traded], blocks=blocks, seed=seed) if len(traded) > 1 and blocks else None
+    years = len(matrix) / schema.days_per_year
+    luck = zero_skill_probability(years, len(schema.horizons), threshold=limits.seed_sharpe) if years > 0 else None
+    out: list[dict[str, Any]] = []
+    for model, horizon in order:
+        key = (model, horizon)
+        part, test = parts[key], tests[key]
+        yardsticks = parts.get((VOLATILITY_ONLY, horizon)), parts.get((CLIMATOLOGY, horizon))
+        skill = _skill(part, *yardsticks, model, seed, limits)
+        money = _money(part, test, dataset, horizon, spread, effective, pbo)
+        out.append({MODEL: model, HORIZON: horizon} | skill | money | {"luck": luck, "trials": counted})
+    best: dict[Any, float] = {}
+    for row in out:
+        if row["sharpe"] is not None:
+            best[row[MODEL]] = max(best.get(row[MODEL], -np.inf), row["sharpe"])
+    judged = [_gates(row, best.get(row[MODEL]), limits) for row in out]
+    names = (
+        *(MODEL, HORIZON, "seed_gate", "skill_gate", "economic_gate", "leak_alarm", "why"),
+        *("macro_f1", "f1_excess", "f1_excess_low", "direction_auc", "auc_low", "brier_skill", "parts_held"),
+        *("sharpe", "gross_sharpe", "sharpe_2x", "psr", "dsr", "pbo", "trades", "turnover", "worst_month_share"),
+        *("collapse", "luck", "trials"),
+    )
+    frame = pl.DataFrame([{name: row[name] for name in names} for row in judged], infer_schema_length=None)
+    whole = {"trades": pl.Int64, "trials": pl.Int64, HORIZON: pl.Int32}
+    floats = [name for name in names if name not in (MODEL, "why", "leak_alarm", *whole) and not name.endswith("_gate")]
+    return frame.with_columns(pl.col(floats).cast(pl.Float64), *(pl.col(n).cast(t) for n, t in whole.items()))
+
+
+def _skill(
+    part: pl.DataFrame,
+    volatility: pl.DataFrame | None,
+    climatology: pl.DataFrame | None,
+    model: str,
+    seed: int,
+    limits: Limits,
+) -> dict[str, Any]:
+    """Scores beside the yardsticks, with block-bootstrap lower bounds."""
+    y, probs = _arrays(part)
+    scores = class_scores(y, probs)
+    told = probs.argmax(axis=1)
+    blocks = time_blocks(part.get_column(CUTOFF).to_numpy())
+    out: dict[str, Any] = {
+        "macro_f1": scores["macro_f1"],
+        "direction_auc": scores["direction_auc"],
+        "f1_excess": None,
+        "f1_excess_low": None,
+        "auc_low": None,
+        "brier_skill": None,
+        "parts_held": None,
+        "collapse": _collapse(y, told),
+    }
+    aucs = block_bootstrap(blocks, lambda at: direction_auc(y[at], probs[at]), draws=limits.draws, seed=seed)
+    if len(aucs):
+        out["auc_low"] = float(np.quantile(aucs, limits.tail))
+    if climatology is not None:
+        both = part.join(climatology.select(ID, TIME, *(pl.col(c).alias(f"_{c}") for c in CLASS_PROBS)), on=[ID, TIME])
+        cy, cp = _arrays(both)
+        reference = both.select(f"_{c}" for c in CLASS_PROBS).to_numpy()
+        hot = np.eye(3)[cy]
+        lost = float(((reference - hot) ** 2).sum())
+        out["brier_skill"] = 1 - float(((cp - hot) ** 2).sum()) / lost if lost > 0 else None
+    if volatility is not None and model != VOLATILITY_ONLY:
+        both = part.join(volatility.select(ID, TIME, *(pl.col(c).alias(f"_{c}") for c in CLASS_PROBS)), on=[ID, TIME])
+        vy, vp = _arrays(both)
+        mine, other = vp.argmax(axis=1), both.select(f"_{c}" for c in CLASS_PROBS).to_numpy().argmax(axis=1)
+        own_blocks = time_blocks(both.get_column(CUTOFF).to_numpy())
+        out["f1_excess"] = _macro_f1(vy, mine) - _macro_f1(vy, other)
+        drawn = block_bootstrap(
+            own_blocks,
+            lambda at: _macro_f1(vy[at], mine[at]) - _macro_f1(vy[at], other[at]),
+            draws=limits.draws,
+            seed=seed,
+        )
+        out["f1_excess_low"] = float(np.quantile(drawn, limits.tail)) if len(drawn) else None
+        stretch = time_blocks(both.get_column(CUTOFF).to_numpy(), limits.parts)
+        held = 0
+        for number in range(limits.parts):
+            at = stretch == number
+            auc = direction_auc(vy[at], vp[at])
+            better = at.any() and _macro_f1(vy[at], mine[at]) > _macro_f1(vy[at], other[at])
+            held += int(bool(better) and auc is not None and auc > 0.5)
+        out["parts_held"] = held / limits.parts
+    return out
+
+
+def _money(
+    part: pl.DataFrame,
+    test: Backtest,
+    dataset: Any,
+    horizon: int,
+    spread: float,
+    trials: float,
+    pbo: float | None,
+) -> dict[str, Any]:
+    schema = dataset.schema
+    metrics = test.metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)
+    out = {name: metrics[name] for name in ("sharpe", "gross_sharpe", "trades", "turnover", "worst_month_share")} | {
+        "sharpe_2x": None,
+        "psr": None,
+        "dsr": None,
+        "pbo": pbo,
+    }
+    if metrics["sharpe"] is None:
+        return out
+    net = test.daily.get_column("net").to_numpy()
+    ratio, periods, skew, kurtosis = moments(net)
+    out["psr"] = probabilistic_sharpe(ratio, periods, skew, kurtosis)
+    out["dsr"] = deflated_sharpe(ratio, periods, skew, kurtosis, spread=spread, trials=trials)
+    dear = run_backtest(
+        dataset.frame, part.select(ID, TIME, SIGNAL), horizon=horizon, costs=dataset.costs, cost_factor=2.0
+    )
+    out["sharpe_2x"] = dear.metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)["sharpe"]
+    return out
+
+
+def _gates(row: dict[str, Any], best_sharpe: float | None, limits: Limits) -> dict[str, Any]:
+    """The row with its gates and what shut them."""
+
+    def number(value: float | None) -> str:
+        return "none" if value is None else f"{value:.3g}"
+
+    def above(value: float | None, bar: float) -> bool:
+        return value is not None and value > bar
+
+    seed = {
+        f"macro-F1 {number(row['macro_f1'])}, not above {limits.seed_f1}": above(row["macro_f1"], limits.seed_f1),
+        f"Sharpe {number(best_sharpe)} at best, not above {limits.seed_sharpe}": above(best_sharpe, limits.seed_sharpe),
+    }
+    skill = {
+        f"excess F1 over volatility alone {number(row['f1_excess'])} (lower bound {number(row['f1_excess_low'])})": (
+            above(row["f1_excess_low"], 0.0)
+        ),
+        f"direction AUC {number(row['direction_auc'])} (lower bound {number(row['auc_low'])})": (
+            above(row["auc_low"], 0.5)
+        ),
+        f"Brier skill {number(row['brier_skill'])}": above(row["brier_skill"], 0.0),
+        f"better in {number(row['parts_held'])} of the time": above(row["parts_held"], limits.held - 1e-9),
+    }
+    money = {
+        f"net Sharpe {number(row['sharpe'])}": above(row["sharpe"], 0.0),
+        f"PSR {number(row['psr'])}": above(row["psr"], limits.probabilistic - 1e-12),
+        f"DSR {number(row['dsr'])}": above(row["dsr"], limits.deflated - 1e-12),
+        f"PBO {number(row['pbo'])}": row["pbo"] is not None and row["pbo"] < limits.overfitting,
+        f"Sharpe at doubled costs {number(row['sharpe_2x'])}": above(row["sharpe_2x"], 0.0),
+        f"{row['trades']} trades, fewer than {limits.trades}": row["trades"] >= limits.trades,
+        f"largest month {number(row['worst_month_share'])} of the profit": (
+            row["worst_month_share"] is not None and row["worst_month_share"] <= limits.month
+        ),
+    }
+    failed = {
+        name: [words for words, passed in checks.items() if not passed]
+        for name, checks in (("seed", seed), ("skill", skill), ("economic", money))
+    }
+    why = "; ".join(f"{name}: {', '.join(words)}" for name, words in failed.items() if words)
+    leak = above(row["direction_auc"], limits.leak_auc) or above(row["sharpe"], limits.leak_sharpe)
+    if leak:
+        why = f"too good to be true, look for a leak. {why}".strip()
+    return row | {f"{name}_gate": not words for name, words in failed.items()} | {"leak_alarm": leak, "why": why}
+
+
+def _arrays(part: pl.DataFrame) -> tuple[NDArray[np.int64], Floats]:
+    return part.get_column(TARGET).cast(pl.Int64).to_numpy(), part.select(CLASS_PROBS).to_numpy()
+
+
+def _macro_f1(y: NDArray[np.int64], told: NDArray[np.int64]) -> float:
+    confusion = np.bincount(y * 3 + told, minlength=9).reshape(3, 3)
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    return float((2 * np.diag(confusion) / np.maximum(both, 1))[both > 0].mean()) if len(y) else 0.0
+
+
+def _collapse(y: NDArray[np.int64], told: NDArray[np.int64]) -> float:
+    """Kullback-Leibler divergence of the predicted classes' shares from the true ones'."""
+    shares, prior = (np.bincount(its, minlength=3) / max(1, len(its)) for its in (told, y))
+    used = shares > 0
+    return float((shares[used] * np.log(shares[used] / np.maximum(prior[used], 1e-6))).sum())
+
+
+def class_guards(verdicts: pl.DataFrame) -> Any:
+    """Guards of a challenger of classes: gates on at least one horizon, no leak alarm, calibration not worse."""
+
+    def guards(own: pl.DataFrame, other: pl.DataFrame, name: str, _plan: GatePlan) -> list[Guard]:
+        mine = verdicts.filter(pl.col(MODEL) == ENSEMBLE) if verdicts.height else verdicts
+        found = []
+        skilled: set[int] = set()
+        for gate in ("skill", "economic"):
+            passed = mine.filter(pl.col(f"{gate}_gate")).get_column(HORIZON).to_list() if mine.height else []
+            skilled = set(passed) if gate == "skill" else skilled & set(passed)
+            words = f"horizons that pass the {gate} gate, at least one"
+            found.append(Guard(f"{gate}_gate", float(len(passed)), words, bool(passed)))
+        found.append(Guard("both_gates", float(len(skilled)), "horizons that pass both, at least one", bool(skilled)))
+        alarms = mine.filter("leak_alarm").height if mine.height else 0
+        found.append(Guard("leak_alarm", float(alarms), "no horizon too good to be true", alarms == 0))
+        ours, theirs = (expected_calibration_error(*_arrays(rows)) for rows in (own, other))
+        limit = max(0.05, theirs + 0.02)
+        words = f"calibration error at most {limit:.3g} ({name}: {theirs:.3g})"
+        found.append(Guard("calibration", ours, words, ours <= limit))
+        return found
+
+    return guards
+
+
+def compare_classes(
+    challenger: pl.DataFrame,
+    champion: pl.DataFrame | None,
+    naive: pl.DataFrame,
+    plan: GatePlan,
+    *,
+    same_recipe: bool,
+    seed: int,
+    verdicts: pl.DataFrame,
+) -> Decision:
+    """Decide whether a challenger's class probabilities replace the champion's; origins are days.
+
+    The rules are `comparison.decide`'s, on log losses, with the guards of `class_guards`. If nothing passes, the
+    champion stays; without one, nothing is promoted and the night goes flat.
+    """
+
+    def by_day(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.with_columns(pl.col(CUTOFF).dt.truncate("1d"))
+
+    return decide(
+        by_day(challenger),
+        None if champion is None else by_day(champion),
+        by_day(naive),
+        plan,
+        same_recipe=same_recipe,
+        seed=seed,
+        guards=class_guards(verdicts),
+    )
+
+
+def trading_baselines(rows: pl.DataFrame, dataset: Any, *, seed: int, draws: int = 200) -> pl.DataFrame:
+    """What plain rules would have made on the rows' bars, per horizon: buy and hold, and random entries.
+
+    Random entries keep the model's own numbers of longs and shorts (`model` of the rows must be one) and shuffle when
+    they come; `low` and `high` are the 5 % and 95 % of `draws` Sharpe ratios after costs.
+
+    Returns
+    -------
+    polars.DataFrame
+        `rule, horizon, sharpe, low, high`.
+    """
+    schema = dataset.schema
+    rng = np.random.default_rng(seed)
+    out: list[dict[str, Any]] = []
+
+    def ratio(part: pl.DataFrame, horizon: int) -> float | None:
+        test = run_backtest(dataset.frame, part.select(ID, TIME, SIGNAL), horizon=horizon, costs=dataset.costs)
+        value = test.metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)["sharpe"]
+        return None if value is None else float(value)
+
+    for (h,), part in sorted(rows.partition_by(HORIZON, as_dict=True).items()):
+        horizon = int(h)
+        hold = part.with_columns(pl.lit(1, dtype=pl.Int8).alias(SIGNAL))
+        out.append({"rule": "buy_and_hold", HORIZON: horizon, "sharpe": ratio(hold, horizon)})
+        signals = part.get_column(SIGNAL).to_numpy()
+        found = [
+            value
+            for _ in range(draws)
+            if (value := ratio(part.with_columns(pl.Series(SIGNAL, rng.permutation(signals))), horizon)) is not None
+        ]
+        low, mid, high = np.quantile(found, [0.05, 0.5, 0.95]).tolist() if found else (None, None, None)
+        out.append({"rule": "random_entry", HORIZON: horizon, "sharpe": mid, "low": low, "high": high})
+    schema_ = {"rule": pl.String, HORIZON: pl.Int32, "sharpe": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(out, schema=schema_)
