@@ -137,11 +137,11 @@ def backtest_signals(
         If there is no such file.
     """
     import polars as pl
-    from nightcast.evaluation.backtest import run_backtest
-    from nightcast.reports.tearsheet import render_tearsheet
 
     from nightcast.contracts.columns import HORIZON, ID, SIGNAL, TIME
     from nightcast.contracts.errors import SourceError
+    from nightcast.evaluation.backtest import run_backtest
+    from nightcast.reports.tearsheet import render_tearsheet
     from workloads.bars import with_models
 
     if not signals.exists():
@@ -202,10 +202,10 @@ def search(
     spec: str, *, data: str | None, as_of: str | None, share: float, seed: int, to: Path | None
 ) -> dict[str, Any]:
     """Search label parameters on the older part of a workload's bars."""
-    from nightcast.features.label_search import search_labels
-    from nightcast.features.segments import segmented
-
     from nightcast.contracts.columns import BAR_COLUMNS, ID, TIME
+    from nightcast.evaluation.label_search import search_labels
+    from nightcast.features.labels import label_facts, triple_barrier
+    from nightcast.features.segments import segmented
     from workloads.bars import with_models
 
     workload, raw, verdict = read_bars(spec, data, as_of)
@@ -214,7 +214,16 @@ def search(
     bars, _ = segmented(dataset.frame.select(ID, TIME, *BAR_COLUMNS), raw.bars)
     times = bars.get_column(TIME).unique().sort()
     end = times[min(len(times) - 1, round((1 - share) * len(times)))]
-    found = search_labels(bars, raw.bars, dataset.costs, base=dataset.labels, train_end=end, seed=seed)
+    found = search_labels(
+        bars,
+        raw.bars,
+        dataset.costs,
+        label=triple_barrier,
+        facts=label_facts,
+        base=dataset.labels,
+        train_end=end,
+        seed=seed,
+    )
     answer = {"train_end": str(end), "best": found.best.model_dump(mode="json"), "trials": found.trials.to_dicts()}
     if to is not None:
         found.save(to)

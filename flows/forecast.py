@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
@@ -29,19 +29,29 @@ def forecast(
     as_of: Annotated[date | datetime | None, Field(description="Last known time; empty: the data's own end")] = None,
     data: Annotated[str | None, Field(description="File, folder or glob to read instead of the declared one")] = None,
     workload_file: Annotated[str | None, Field(description="A workload file of your own, instead of a name")] = None,
+    without_champion: Annotated[
+        Literal["error", "fallback"], Field(description="What to do while no version has been promoted")
+    ] = "error",
 ) -> dict[str, Any]:
     """Forecast with the champion and publish, if there is anything new.
 
     Raises
     ------
     NightcastError
-        If there is no champion, or the input or a gate stops the run.
+        If there is no champion (unless the fallback is asked for), or the input or a gate stops the run.
     """
-    return run_forecast(workload_file or workload.value, as_of=as_of.isoformat() if as_of else None, data=data)
+    return run_forecast(
+        workload_file or workload.value,
+        as_of=as_of.isoformat() if as_of else None,
+        data=data,
+        fallback=without_champion == "fallback",
+    )
 
 
-def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path | None = None) -> dict[str, Any]:
-    """One forecast inside a flow run."""
+def run_forecast(
+    spec: str, *, as_of: str | None, data: str | None, home: Path | None = None, fallback: bool = False
+) -> dict[str, Any]:
+    """One forecast inside a flow run; with `fallback`, that of the workload serves while there is no champion."""
     quiet_libraries()
     settings = get_settings(home)
     progress: Progress = Several((screen(), PrefectArtifact()))
@@ -51,13 +61,14 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
     with clock("read"):
         night = steps.read_source(settings, spec, PresetName.nightly_cpu.value, "forecast", as_of, data)
     champion = tracking.alias(night.name, CHAMPION)
-    if champion is None:
+    if champion is None and not fallback:
         raise RegistryError(
             f"nightcast-{night.name} has no champion",
             expected="a promoted version in the registry",
             remedy=f"`nightcast run {spec}` trains and promotes one",
         )
     night = steps.named_by_champion(night, champion)
+    reason = None if champion is not None else "no champion: no version has been promoted"
     found = steps.published(night)
     if found is not None:
         progress.say(f"nothing new since {found.folder}")
@@ -66,22 +77,24 @@ def run_forecast(spec: str, *, as_of: str | None, data: str | None, home: Path |
         progress.stage("gates and features")
         with clock("raw gate"):
             steps.raw_gate(night)
-        folder = tracking.bundle(champion)
-        with clock("features"):
-            steps.prepare_for_bundle(night, folder)
+        folder = None if champion is None else tracking.bundle(champion)
+        if folder is not None:
+            with clock("features"):
+                steps.prepare_for_bundle(night, folder)
         progress.stage("forecast and publish")
         previous = steps.previous_forecast(night)
         with clock("forecast"):
-            served = steps.forecast_all(night, str(folder), None, CHAMPION_SERVES)
-        status = "published by the champion"
+            served = steps.forecast_all(night, str(folder) if folder else None, reason, CHAMPION_SERVES)
+        status = "published by the champion" if reason is None else f"published by fallback: {reason}"
+        number = champion.number if champion else "none"
         facts = provenance() | {
-            "registered_version": champion.number,
-            "serving_version": champion.number,
-            "champion_version": champion.number,
-            "champion_as_of": champion.as_of,
-            "mlflow_run": champion.run_id,
+            "registered_version": number,
+            "serving_version": number,
+            "champion_version": number,
+            "champion_as_of": champion.as_of if champion else "",
+            "mlflow_run": champion.run_id if champion else "none",
             "snapshot": night.snapshot,
-            "recipe": champion.recipe_hash,
+            "recipe": night.recipe_hash,
             "source": night.raw().origin,
         }
         failures = [{"model": label, "fold": "forecast", "reason": why} for label, why in served.failures.items()]

@@ -233,7 +233,8 @@ class Classifier(ABC):
                 remedy="bring more bars, or a plan with fewer or later folds",
             )
         learn, later = np.sort(learn), np.sort(later)
-        ends = view.times[np.minimum(view.rows[:, None] + labels.hold, len(view.times) - 1)]
+        # by the last bar a label could have, so that no class is dropped more often than another
+        ends = view.times[np.minimum(view.rows[:, None] + np.asarray(view.horizons), len(view.times) - 1)]
         y_learn = labels.y[learn].copy()
         if border is not None:
             y_learn[ends[learn] >= border] = UNKNOWN_LABEL

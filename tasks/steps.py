@@ -104,12 +104,14 @@ def read_source(
     )
 
 
-def named_by_champion(night: Night, champion: Version) -> Night:
-    """The same input under the champion's recipe is another night than tonight's training."""
-    name = night_id(night.name, night.as_of_time, night.snapshot, f"champion-{champion.night_id}")
+def named_by_champion(night: Night, champion: Version | None) -> Night:
+    """The same input under the champion's recipe (or no champion at all) is another night than tonight's training."""
+    by = "no-champion" if champion is None else f"champion-{champion.night_id}"
+    name = night_id(night.name, night.as_of_time, night.snapshot, by)
     folder = night.settings.work / name
     night.raw().save(folder / "raw")
-    return replace(night, night_id=name, folder=str(folder), recipe_hash=champion.recipe_hash)
+    recipe = "none" if champion is None else champion.recipe_hash
+    return replace(night, night_id=name, folder=str(folder), recipe_hash=recipe)
 
 
 def published(night: Night) -> Publication | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
+
 from expectations.bars import (
     BarThresholds,
     accepted_bars,
@@ -22,16 +24,6 @@ from expectations.bars import (
     raw_bar_suites,
     raw_bars_gate,
 )
-from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
-from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
-from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
-from nightcast.evaluation.purged import bar_folds, final_bar_fold
-from nightcast.features.bars.catalog import build_bar_features
-from nightcast.features.bars.sentry import bar_future_leaks
-from nightcast.features.labels import triple_barrier
-from nightcast.features.segments import segmented
-from pydantic import ValidationError
-
 from expectations.docs import write_data_docs
 from models.classifier import Classifier
 from models.classifiers import CLASSIFIERS
@@ -64,12 +56,32 @@ from nightcast.contracts.schema import BarsSchema, CostPlan, LabelPlan
 from nightcast.contracts.source import RawData
 from nightcast.contracts.verdict import Verdict
 from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
+from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
+from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
+from nightcast.evaluation.market_verdicts import LIMITS as VERDICT_LIMITS
+from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
+from nightcast.evaluation.purged import bar_folds, final_bar_fold
+from nightcast.features.bars.catalog import build_bar_features
+from nightcast.features.bars.sentry import bar_future_leaks
+from nightcast.features.labels import triple_barrier
+from nightcast.features.segments import segmented
 from nightcast.reports.class_views import class_views
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
 from workloads.bar_documents import market_documents
 
-BASELINES = ("climatology", "persistence", "momentum", "volatility_only", "logistic10")
+BASELINES = (
+    "climatology",
+    "majority",
+    "always_neutral",
+    "stratified_random",
+    "persistence",
+    "momentum",
+    "mean_reversion",
+    "buy_and_hold",
+    "volatility_only",
+    "logistic10",
+)
 LEARNERS = ("lightgbm", "xgboost", "catboost", "random_forest", "logistic", "svm", "gru", "lstm", "tcn")
 MODELS: Mapping[Preset, tuple[str, ...]] = {
     "ci": ("climatology", "momentum", "volatility_only", "logistic", "lightgbm"),
@@ -135,6 +147,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
                 "raw_gate": limits.model_dump(mode="json"),
                 "labels": labels.model_dump(mode="json"),
                 "costs": costs.model_dump(mode="json"),
+                "alarms": [spec.bars.alarm_auc, spec.bars.alarm_sharpe],
                 "window": _window(models),
             },
             **spec.recipe,
@@ -168,6 +181,11 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
             corrected=prequential_decisions(joined, calibrator, folds=folds).filter("judged").drop("judged"),
         )
 
+    alarms = replace(VERDICT_LIMITS, leak_auc=spec.bars.alarm_auc, leak_sharpe=spec.bars.alarm_sharpe)
+
+    def verdicts(rows: pl.DataFrame, baselines: Sequence[str], dataset: BarDataset, seed: int) -> pl.DataFrame:
+        return market_verdicts(rows, baselines, dataset, seed, limits=alarms)
+
     return Workload(
         name=spec.name,
         title=spec.title or spec.name,
@@ -189,7 +207,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
             league=class_league,
             by_horizon=class_by_horizon,
             by_segment=class_segments,
-            verdicts=market_verdicts,
+            verdicts=verdicts,
         ),
         fallback=flat_fallback,
         promised=lambda raw: promised(raw, spec.retire_after),

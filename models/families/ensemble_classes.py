@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.classifier import MIN_ROWS, Classifier, ClassifierParams, FitReport, Inputs, Samples
 from models.ensembles.pooling import Floats, apply_stack, equal_stack, fit_stack, log_pool, simplex_weights
@@ -47,6 +47,13 @@ class EnsembleParams(ClassifierParams):
         if len(set(value)) != len(value):
             raise ValueError(f"different members, not {', '.join(value)}")
         return value
+
+    @model_validator(mode="after")
+    def _of_members(self) -> Self:
+        strange = sorted(set(self.member_params) - set(self.members))
+        if strange:
+            raise ValueError(f"parameters of members alone, not of {', '.join(strange)}")
+        return self
 
 
 class StackingParams(EnsembleParams):

@@ -160,8 +160,8 @@ class BarDataset:
 
     A fold's `cutoffs` are the first and the last decision time of its test span; every decision between them is
     scored; a single cutoff means the newest decisions there. Its training decisions are those from `train_start` to
-    `train_end`; a label that ends after `train_end` is unknown to it, so nothing that ends inside the test span is
-    ever trained on.
+    `train_end`; a label that could end after `train_end` is unknown to it, so nothing that ends inside the test span
+    is ever trained on.
 
     Attributes
     ----------
@@ -228,9 +228,13 @@ class BarDataset:
         return np.asarray(self._arrays["ready"], dtype=bool)
 
     def _known_end(self, until: np.datetime64) -> NDArray[np.bool_]:
-        """`[N, H]` labels that end at or before a time."""
+        """`[N, H]` labels whose last possible bar starts at or before a time.
+
+        A barrier that is touched early ends a label early; to know those already and not their undecided neighbours
+        would make every training end look eventful.
+        """
         a = self._arrays
-        rows = np.arange(len(a["times"]))[:, None] + a["hold"]
+        rows = np.arange(len(a["times"]))[:, None] + np.asarray(self.schema.horizons)
         ends = a["times"][np.minimum(rows, len(a["times"]) - 1)]
         return np.asarray((a["y"] != UNKNOWN_LABEL) & (ends <= until))
 

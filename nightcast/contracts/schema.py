@@ -143,12 +143,16 @@ class BarsSchema(_Frozen):
         When there are bars at all.
     max_gap
         Missing bars in a row, beyond the calendar's closes, that still belong to one segment.
+    planted
+        The source put a signal into the bars on purpose (a generated market): skill that is too good to be true is
+        expected then, and no sign of a leak.
     """
 
     freq: FrequencyField
     horizons: tuple[int, ...] = Field(default=(1, 5, 20), min_length=1)
     calendar: Calendar = "continuous"
     max_gap: int = Field(default=3, ge=0)
+    planted: bool = False
     unit: str = ""
     lower: None = None
 

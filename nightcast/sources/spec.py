@@ -170,6 +170,8 @@ class BarsChoice(_Frozen):
     max_gap: int = Field(3, ge=0, description="Missing bars in a row that still belong to one segment.")
     labels: LabelPlan = Field(default_factory=LabelPlan, description="How triple-barrier labels are made.")
     costs: CostPlan = Field(default_factory=CostPlan, description="Costs of a unit of turnover, per side.")
+    alarm_auc: float = Field(0.65, gt=0.5, le=1, description="Direction AUC above which a leak is suspected.")
+    alarm_sharpe: float = Field(4.0, gt=0, description="Sharpe ratio after costs above which a leak is suspected.")
     price_scale: dict[str, float] = Field(
         default_factory=dict,
         description="Symbol, or pattern of symbols -> divisor of its prices; `default` for all others.",

@@ -131,7 +131,7 @@ class MarketSource:
             raise _refuse(
                 spec, what, f"bars.calendar: {calendar}", "remove bars.calendar, or set source.params.calendar"
             )
-        return spec.bars_schema(freq, calendar)
+        return spec.bars_schema(freq, calendar).model_copy(update={"planted": config.kappa != 0})
 
 
 @lru_cache(maxsize=4)
