@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Final, Literal
 
 import numpy as np
-from nightcast.features.weights import sample_weights
 from numpy.typing import NDArray
 
 from nightcast.contracts.bars import UNKNOWN_LABEL, BarDataset, BarView
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.fold import Fold
+from nightcast.features.weights import sample_weights
 
 Split = Literal["train", "val"]
 MIN_VALIDATION: Final = 50
@@ -41,13 +41,24 @@ class TimeSeriesDataContainer:
     share: float = 0.2
 
     def __post_init__(self) -> None:
-        """Check horizon, set and length."""
+        """Check horizon, share, set and length."""
         horizons = self.dataset.schema.horizons
         if self.horizon not in horizons:
             raise ConfigError(
                 f"horizon {self.horizon} is not labelled",
                 expected=f"one of {', '.join(map(str, horizons))}",
                 remedy="add it to `bars.horizons` of the workload file",
+            )
+        if not 0 < self.share < 1:
+            raise ConfigError(
+                f"validation share {self.share:g}", expected="a share between 0 and 1", remedy="correct it"
+            )
+        if not self.dataset.ready.any():
+            raise ConfigError(
+                f"none of {self.dataset.frame.height} bars has the {self.dataset.lead} bars behind it that a decision "
+                "needs",
+                expected="longer stretches without a gap",
+                remedy="bring more bars, raise `max_gap`, or choose a model with a shorter window",
             )
         self.train.columns_of(self.feature_set)
         if len(self.val.rows) < MIN_VALIDATION:
@@ -92,7 +103,11 @@ class TimeSeriesDataContainer:
         return self.train if split == "train" else self.val
 
     def get_sklearn_arrays(self, split: Split) -> Arrays:
-        """`X (n, F)`, `y (n,)` and weights `(n,)` of the labelled decisions, in order of symbol and time."""
+        """`X (n, F)`, `y (n,)` and weights `(n,)` of the labelled decisions, in order of symbol and time.
+
+        Features are as built: not scaled, nan where a value is missing. Weights are the labels' uniqueness with decay
+        in time, mean 1.
+        """
         view = self.view(split)
         rows, y, weight = self._labelled(view)
         return view.base[rows][:, view.columns_of(self.feature_set)], y, weight

@@ -15,8 +15,6 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import yaml
-from nightcast.evaluation.backtest import Backtest, run_backtest
-from nightcast.evaluation.class_scores import class_scores
 
 from models.classifier import Classifier, class_frame
 from models.classifiers import CLASSIFIERS
@@ -26,6 +24,8 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.prediction import ClassProbs
 from nightcast.contracts.progress import Progress, Silent
 from nightcast.contracts.recipe import Preset
+from nightcast.evaluation.backtest import Backtest, run_backtest
+from nightcast.evaluation.class_scores import class_scores
 from workloads.factory.container import TimeSeriesDataContainer
 from workloads.factory.metrics import checked_metrics
 
@@ -129,7 +129,7 @@ class Trainer:
         Raises
         ------
         ConfigError
-            If the container is for another horizon.
+            If the container is for another horizon or feature set.
         TrainingError
             If there is too little to learn from.
         """
@@ -138,6 +138,12 @@ class Trainer:
                 f"the container holds horizon {container.horizon}",
                 expected=f"{self.config.horizon}, the trainer's",
                 remedy="make both for one horizon",
+            )
+        if container.feature_set != self.model.params.feature_set:
+            raise ConfigError(
+                f"the container holds the feature set {container.feature_set!r}",
+                expected=f"{self.model.params.feature_set!r}, which {self.config.model_name} reads",
+                remedy="name the same `feature_set` in both",
             )
         self.output_path.mkdir(parents=True, exist_ok=False)
         with _log_to(self.output_path / "logs" / "training.log") as log:
@@ -232,9 +238,8 @@ class Trainer:
         return {"rows": rows, "backtest": test, "training": training, "metrics": metrics, "scores": scores}
 
     def _save(self, container: TimeSeriesDataContainer, evaluation: dict[str, Any]) -> None:
-        from nightcast.reports.tearsheet import render_tearsheet
-
         from nightcast.reports.run_pictures import confusion_picture, curves_picture, importance_picture
+        from nightcast.reports.tearsheet import render_tearsheet
 
         folder, config = self.output_path, self.config
         for name in ("config", "checkpoints", "predictions", "metrics", "plots"):
