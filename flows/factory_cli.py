@@ -134,7 +134,7 @@ def backtest_signals(
     ConfigError
         If the file lacks a column, or holds no row of the horizon.
     SourceError
-        If there is no such file.
+        If there is no such file, or it cannot be read.
     """
     import polars as pl
 
@@ -150,7 +150,14 @@ def backtest_signals(
             expected=f"Parquet or CSV with {ID}, {TIME}, {SIGNAL} and, for several horizons, {HORIZON}",
             remedy="a run directory holds predictions/val_predictions.parquet",
         )
-    rows = pl.read_csv(signals, try_parse_dates=True) if signals.suffix == ".csv" else pl.read_parquet(signals)
+    try:
+        rows = pl.read_csv(signals, try_parse_dates=True) if signals.suffix == ".csv" else pl.read_parquet(signals)
+    except pl.exceptions.PolarsError as error:
+        raise SourceError(
+            f"{signals} cannot be read ({str(error).splitlines()[0]})",
+            expected="Parquet, or CSV with the suffix .csv",
+            remedy="write the signals again",
+        ) from None
     missing = [name for name in (ID, TIME, SIGNAL) if name not in rows.columns]
     if missing:
         raise ConfigError(
@@ -158,6 +165,14 @@ def backtest_signals(
             expected=f"{ID}, {TIME} (decision time) and {SIGNAL} (-1, 0, 1)",
             remedy="rename the columns",
         )
+    if not (rows.schema[TIME].is_temporal() and rows.schema[SIGNAL].is_numeric()):
+        raise ConfigError(
+            f"{signals} holds {TIME} as {rows.schema[TIME]} and {SIGNAL} as {rows.schema[SIGNAL]}",
+            expected="times such as 2024-05-01T16:00:00 and numbers -1, 0, 1",
+            remedy="correct the two columns",
+        )
+    if cost_factor < 0:
+        raise ConfigError(f"costs × {cost_factor:g}", expected="0 or more", remedy="correct --costs")
     if policy not in ("tranches", "single"):
         raise ConfigError(f"policy {policy!r}", expected="tranches or single", remedy="correct --policy")
     if HORIZON not in rows.columns:
@@ -179,7 +194,7 @@ def backtest_signals(
     for (step,), part in sorted(rows.partition_by(HORIZON, as_dict=True).items()):
         test = run_backtest(
             dataset.frame,
-            part.select(ID, pl.col(TIME).cast(pl.Datetime("us")), pl.col(SIGNAL).cast(pl.Int8)),
+            part.select(pl.col(ID).cast(pl.String), pl.col(TIME).cast(pl.Datetime("us")), SIGNAL),
             horizon=int(step),
             costs=dataset.costs,
             policy=policy,  # type: ignore[arg-type]
@@ -201,13 +216,21 @@ def backtest_signals(
 def search(
     spec: str, *, data: str | None, as_of: str | None, share: float, seed: int, to: Path | None
 ) -> dict[str, Any]:
-    """Search label parameters on the older part of a workload's bars."""
+    """Search label parameters on the older part of a workload's bars.
+
+    Raises
+    ------
+    ConfigError
+        If the share is none.
+    """
     from nightcast.contracts.columns import BAR_COLUMNS, ID, TIME
     from nightcast.evaluation.label_search import search_labels
     from nightcast.features.labels import label_facts, triple_barrier
     from nightcast.features.segments import segmented
     from workloads.bars import with_models
 
+    if not 0 < share < 1:
+        raise ConfigError(f"hold-out {share:g}", expected="a share between 0 and 1", remedy="correct --hold-out")
     workload, raw, verdict = read_bars(spec, data, as_of)
     cheapest = workload.catalog.choose("climatology", "ci")
     dataset = workload.prepare(raw, verdict, with_models(workload.recipe("ci"), (cheapest,)))

@@ -287,6 +287,7 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             capabilities=_ENSEMBLE,
             presets=_ENSEMBLE_PRESETS,
             cheap={"members": ("logistic", "lightgbm")},
+            packages=("lightgbm", "sklearn"),
         ),
         Entry(
             name="stacking",
@@ -296,7 +297,7 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             capabilities=_ENSEMBLE,
             presets=_ENSEMBLE_PRESETS,
             cheap={"members": ("logistic", "lightgbm"), "blocks": 1},
-            packages=("sklearn",),
+            packages=("lightgbm", "sklearn"),
         ),
         Entry(
             name="blending",
@@ -306,6 +307,7 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             capabilities=_ENSEMBLE,
             presets=_ENSEMBLE_PRESETS,
             cheap={"members": ("logistic", "lightgbm")},
+            packages=("lightgbm", "sklearn"),
         ),
     ),
     group="nightcast.classifiers",

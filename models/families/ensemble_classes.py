@@ -267,11 +267,16 @@ def subset(samples: Samples, at: NDArray[np.int64]) -> Samples:
 
 
 def purged_pair(samples: Samples, past: NDArray[np.int64], later: NDArray[np.int64]) -> tuple[Samples, Samples]:
-    """Two parts in time; labels of the first that end at or after the second's first decision become unknown."""
+    """Two parts in time; labels of the first that may end at or after the second's first decision become unknown.
+
+    A label counts until the last bar it may look at, even if a barrier was touched earlier: to keep those and not their
+    undecided neighbours would make the end of the first part look eventful.
+    """
     first, second = subset(samples, np.sort(past)), subset(samples, np.sort(later))
     times, rows = samples.inputs.times, first.inputs.rows
     border = times[second.inputs.rows].min()
-    ends = times[np.minimum(rows[:, None] + first.hold, len(times) - 1)]
+    reach = np.maximum(first.hold, np.asarray(samples.inputs.horizons))
+    ends = times[np.minimum(rows[:, None] + reach, len(times) - 1)]
     late = ends >= border
     y = np.where(late, UNKNOWN_LABEL, first.y).astype(np.int8)
     weight = np.where(late, 0.0, first.weight).astype(np.float32)

@@ -470,8 +470,8 @@ def audit_labels(build: Build, frame: pl.DataFrame, cutoff: datetime, *, probes:
 
     A label of the decision at bar `t` starts at the open of bar `t + 1`: doubling every price up to and including `t`
     changes no return and no volatility known at `t`, nor any later price, so it must not change the label. It changes
-    one that is shifted by a bar and so spans the bar of its own decision. The audit asks this at `probes` times. Then
-    it scrambles the bars after the cutoff: labels that have ended by then must stay as they are.
+    one that is shifted by a bar and so spans the bar of its own decision. And scrambling the bars after a time must
+    leave the labels that had ended by then as they are. Both are asked at `probes` times up to the cutoff.
 
     Parameters
     ----------
@@ -481,7 +481,7 @@ def audit_labels(build: Build, frame: pl.DataFrame, cutoff: datetime, *, probes:
     frame
         Bars `unique_id, ds, open, high, low, close`, some of them after the cutoff.
     cutoff
-        Last known time.
+        Last time to ask at.
     probes
         Decision times to ask at, evenly spaced over the known labels.
 
@@ -493,50 +493,49 @@ def audit_labels(build: Build, frame: pl.DataFrame, cutoff: datetime, *, probes:
     Raises
     ------
     ConfigError
-        If a column is missing, the cutoff leaves nothing on a side, or no label is known.
+        If a column is missing, the cutoff leaves nothing on a side, or no label is known up to it.
     """
     missing = [name for name in (ID, TIME, *PRICES) if name not in frame.columns]
     if missing:
         raise ConfigError(f"bars without {missing}", expected=f"{[ID, TIME, *PRICES]}", remedy="pass bars")
     _check_both_sides(frame, cutoff)
-    whole = _labels_of(build, frame)
-    known = whole.drop_nulls(TARGET)
-    times = known.get_column(TIME).unique().sort()
+    known = _labels_of(build, frame).drop_nulls(TARGET)
+    times = known.filter(pl.col(TIME) <= cutoff).get_column(TIME).unique().sort()
     if not len(times):
-        raise ConfigError("no label is known", expected="at least one", remedy="pass more bars than the horizon")
+        raise ConfigError(
+            f"no label is known up to {cutoff}", expected="at least one", remedy="pass more bars than the horizon"
+        )
     findings = []
-    early = known.filter(pl.col(LABEL_END) <= pl.col(TIME))
+    early = known.filter(pl.col(LABEL_END) <= pl.col(TIME)).height
     asked = np.unique(np.round(np.linspace(0, len(times) - 1, min(probes, len(times)))).astype(np.int64))
-    spanning, probed = 0, 0
+    probed = spanning = outliving = 0
     for time in times[asked]:
         raised = frame.with_columns(
             pl.when(pl.col(TIME) <= time).then(pl.col(name) * LEVEL).otherwise(pl.col(name)).alias(name)
             for name in PRICES
         )
-        here = pl.col(TIME) == time
-        one, other = known.filter(here), _labels_of(build, raised).filter(here)
-        probed += one.height
-        spanning += _unlike(one, other)
-    if early.height or spanning:
+        here, ended = known.filter(pl.col(TIME) == time), known.filter(pl.col(LABEL_END) <= time)
+        probed += here.height
+        spanning += _unlike(here, _labels_of(build, raised))
+        outliving += _unlike(ended, _labels_of(build, _scrambled(frame, time, seed=0)))
+    if early or spanning:
         findings.append(
             LeakFinding(
                 "label_known_at_decision",
                 TARGET,
-                early.height + spanning,
-                f"{spanning} of {probed} labels asked follow prices up to their own decision, and {early.height} of "
+                early + spanning,
+                f"{spanning} of {probed} labels asked follow prices up to their own decision, and {early} of "
                 f"{known.height} end by then: a label starts at the open of the next bar; is it shifted?",
             )
         )
-    closed = known.filter(pl.col(LABEL_END) <= cutoff)
-    outliving = _unlike(closed, _labels_of(build, _scrambled(frame, cutoff, seed=0)))
     if outliving:
         findings.append(
             LeakFinding(
                 "label_outlives_its_end",
                 TARGET,
                 outliving,
-                f"{outliving} of {closed.height} labels that end by {cutoff:%Y-%m-%d %H:%M} change with later bars: "
-                "a purge by their stated end is too short",
+                f"{outliving} times at {len(asked)} cutoffs a label that had ended changes with later bars: a purge by "
+                "its stated end is too short",
             )
         )
     return findings

@@ -103,7 +103,9 @@ class PurgedWalkForward:
         Parameters
         ----------
         decision, label_end
-            `[n]` datetime64: start of the decision's bar and of the bar in which its label ends; in any order.
+            `[n]` datetime64: start of the decision's bar and of the bar in which its label ends; in any order. Give
+            the last bar in which it could end, as `BarDataset.training` does, where a label may end early: else
+            the decisions just before a test span train only if their outcome came soon.
         symbol
             `[n]` symbol codes, to check that none decides twice at one time; None for one symbol.
 
@@ -368,7 +370,8 @@ def bar_folds(dataset: BarDataset, plan: FoldPlan) -> tuple[Fold, ...]:
 def final_bar_fold(dataset: BarDataset, plan: FoldPlan) -> Fold:
     """Name the fit that is published from: every label closed at the as-of date, the newest decision of each symbol.
 
-    Its one cutoff, the as-of date, is what asks for the newest decisions (`BarDataset.tests`).
+    Its one cutoff, the as-of date, is what asks for the newest decisions (`BarDataset.tests`). Those see no bar before
+    `train_start`, so a rolling window reaches back at least as far as the newest decisions' features and windows do.
 
     Raises
     ------
@@ -377,7 +380,12 @@ def final_bar_fold(dataset: BarDataset, plan: FoldPlan) -> Fold:
     """
     clock = _clock(dataset)
     window = _window(plan, len(clock) - max(_test_bars(len(clock), dataset.schema.horizon, plan), 0))
-    start = None if window is None else clock[max(0, len(clock) - window)]
+    if window is None:
+        return Fold("final", None, dataset.as_of, (dataset.as_of,))
+    start = clock[max(0, len(clock) - window)]
+    newest = dataset.view(dataset.as_of)
+    if len(newest.rows):
+        start = min(start, newest.times[newest.rows - dataset.lead].min().item())
     return Fold("final", start, dataset.as_of, (dataset.as_of,))
 
 

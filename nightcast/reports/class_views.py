@@ -52,9 +52,9 @@ LEGEND: Final = tuple(Key(name, role, "block") for name, role in zip(CLASSES, RO
 EQUITY_LEGEND: Final = (Key("cumulated return of the signals, before costs", "forecast"),)
 
 _READING: Final = (
-    "A bar is one horizon: how probable it is that the lower barrier (short), none of the two (neutral) or the upper "
-    "barrier (long) is touched first. The signal is what the calibrated probabilities ask for after costs; flat is "
-    "the normal state."
+    "Each column is one horizon in bars: how probable it is that the lower barrier (short), none of the two (neutral) "
+    "or the upper barrier (long) is touched first. Below it stands the signal, what the calibrated probabilities ask "
+    "for after costs; flat is the normal state."
 )
 
 
@@ -83,7 +83,8 @@ def class_views(report: NightReport) -> Views:
     charted = [name for name in order if name in parts][:CHARTED]
     names = {name: f"series-{place}" for place, name in enumerate(charted, start=1)}
     words, changes = _changes(report, form)
-    scored = report.oof.drop_nulls(TARGET) if report.oof.height else report.oof
+    # sums of floats depend on their order: the page must not depend on that of the rows
+    scored = report.oof.drop_nulls(TARGET).sort(ID, CUTOFF, HORIZON) if report.oof.height else report.oof
     return Views(
         forecasts=tuple(_bars(name, parts[name], names[name], form) for name in charted),
         forecast_legend=LEGEND,
@@ -97,6 +98,8 @@ def class_views(report: NightReport) -> Views:
         changes=changes,
         changes_words=words,
         reading=_READING,
+        first="first symbols by name" if len(charted) > 1 else "symbol",
+        order="by name",
     )
 
 
@@ -123,17 +126,21 @@ def _bars(name: str, part: pl.DataFrame, anchor: str, form: str) -> Picture:
         shares = ", ".join(
             f"{label} {percent(entry[column])}" for label, column in zip(CLASSES, CLASS_PROBS, strict=True)
         )
-        marks.append(Hint(place - 0.5, place + 0.5, f"{entry[HORIZON]} bars: {shares}; {WORDS[entry[SIGNAL]]}"))
-    ticks = tuple((float(place), f"{h}") for place, h in enumerate(horizons, start=1))
+        told = f"{counted(entry[HORIZON], 'bar')}: {shares}; {WORDS[entry[SIGNAL]]}"
+        marks.append(Hint(place - 0.5, place + 0.5, told))
+    signals = part.get_column(SIGNAL).to_list()
+    ticks = tuple(
+        (float(place), f"{h}: {WORDS[s]}") for place, (h, s) in enumerate(zip(horizons, signals, strict=True), start=1)
+    )
     plot = Plot(
         tuple(marks),
-        Axis(0.4, len(horizons) + 0.6, ticks, "bars ahead"),
-        Axis(0, 1, tuple((level / 4, f"{level * 25} %") for level in range(5)), "probability"),
+        Axis(0.4, len(horizons) + 0.6, ticks, "bars ahead: signal"),
+        Axis(0, 1, tuple((level / 4, f"{level * 25} %") for level in range(5))),
         f"{name}: class probabilities by horizon; signals {_signals(part)}.",
     )
     when = newest(part)
-    note = f"decided at the close of {when:{form}} · {used}" + (f" because of {reason}" if reason else "")
-    return Picture(anchor, name, plot, "fallback" if reason else "", f"{_signals(part)} · {note}")
+    note = f"after the bar of {when:{form}} · {used}" + (f": {reason}" if reason else "")
+    return Picture(anchor, name, plot, "fallback" if reason else "", note)
 
 
 def _series_table(
@@ -151,7 +158,7 @@ def _series_table(
         last = {str(name): (time, value) for name, time, value in final.iter_rows()}
     losses: dict[str, tuple[int, float]] = {}
     if scored.height and "loss" in scored.columns:
-        table = scored.group_by(ID).agg(pl.len().alias("rows"), pl.col("loss").mean())
+        table = scored.group_by(ID, maintain_order=True).agg(pl.len().alias("rows"), pl.col("loss").mean())
         losses = {str(name): (rows, loss) for name, rows, loss in table.iter_rows()}
     rows = []
     for name in order:
@@ -207,7 +214,7 @@ def _equity(scored: pl.DataFrame) -> tuple[Picture, ...]:
     for key, part in sorted(scored.partition_by(HORIZON, as_dict=True).items()):
         h = int(key[0])
         daily = (
-            part.group_by(pl.col(TIME).dt.truncate("1d"))
+            part.group_by(pl.col(TIME).dt.truncate("1d"), maintain_order=True)
             .agg((pl.col(SIGNAL) * pl.col("ret")).sum() / h / pl.col(ID).n_unique())
             .sort(TIME)
         )
@@ -224,7 +231,7 @@ def _equity(scored: pl.DataFrame) -> tuple[Picture, ...]:
             size=(480, 220),
         )
         note = f"{count(taken)} of {counted(part.height, 'decision')} took a position"
-        pictures.append(Picture("", f"{h} bars ahead", plot, note=note))
+        pictures.append(Picture("", f"{counted(h, 'bar')} ahead", plot, note=note))
     return tuple(pictures)
 
 
@@ -249,11 +256,12 @@ def _reliability(scored: pl.DataFrame) -> tuple[Picture, ...]:
             tuple(marks),
             Axis(0, 1, ticks, "stated probability"),
             Axis(0, 1, ticks, "share that came true"),
-            f"Stated probability against what came true at {key[0]} bars, in ten groups of equal size a class.",
+            f"Stated probability against what came true {counted(int(key[0]), 'bar')} ahead, in ten groups of equal "
+            "size a class.",
             tuple(Key(name, role) for name, role in zip(CLASSES, ROLES, strict=True)),
             size=(480, 270),
         )
-        pictures.append(Picture(f"reliability-{key[0]}", f"{key[0]} bars ahead", plot))
+        pictures.append(Picture(f"reliability-{key[0]}", f"{counted(int(key[0]), 'bar')} ahead", plot))
     return tuple(pictures)
 
 
@@ -278,7 +286,7 @@ def _calibration_table(scored: pl.DataFrame) -> Table:
                     percent_cell(float(np.mean(part.get_column(column).to_numpy()))),
                     percent_cell(float(np.mean(part.get_column(TARGET).to_numpy() == label))),
                 ]
-            rows.append(row(Cell(f"{key[0]} bars", "strong"), Cell(count(part.height)), *cells))
+            rows.append(row(Cell(counted(int(key[0]), "bar"), "strong"), Cell(count(part.height)), *cells))
     columns = (
         Column("horizon"),
         Column("rows", True),
@@ -306,11 +314,15 @@ def _changes(report: NightReport, form: str) -> tuple[tuple[str, ...], Table]:
     caption = "Signals that changed since the forecast before"
     if report.previous is None:
         return (), Table(caption, columns, (), "There is no earlier published forecast to compare with.")
+    if not (report.forecast.height and report.previous.height):
+        return (), Table(caption, columns, (), "No forecast was published that could be compared with the one before.")
     keys = [ID, HORIZON]
     lean = pl.col("p_long") - pl.col("p_short")
-    before = report.previous.select(
-        *keys, pl.col(SIGNAL).alias("then"), lean.alias("lean_then"), pl.col(MODEL_USED).alias("model_then")
-    ).unique(keys, keep="last")
+    before = (
+        report.previous.sort(CUTOFF)
+        .unique(keys, keep="last", maintain_order=True)
+        .select(*keys, pl.col(SIGNAL).alias("then"), lean.alias("lean_then"), pl.col(MODEL_USED).alias("model_then"))
+    )
     both = report.forecast.select(*keys, SIGNAL, lean.alias("lean"), MODEL_USED).join(before, on=keys).sort(keys)
     moved = both.filter(pl.col(SIGNAL) != pl.col("then"))
     rows = tuple(
@@ -329,7 +341,9 @@ def _changes(report: NightReport, form: str) -> tuple[tuple[str, ...], Table]:
     then, now = (newest(frame, CUTOFF) for frame in (report.previous, report.forecast))
     words = []
     if then is not None and now is not None:
-        words.append(f"The forecast before was decided at {then:{form}}, this one at {now:{form}}.")
+        words.append(
+            f"The forecast before was made after the bar of {then:{form}}, this one after that of {now:{form}}."
+        )
     if both.height:
         shift = float(np.abs((both["lean"] - both["lean_then"]).to_numpy()).mean())
         words.append(

@@ -499,7 +499,7 @@ def _verdict_table(report: NightReport) -> Table:
             for g in gates
         ]
         numbers = [
-            Cell(str(entry[name])) if isinstance(entry[name], bool) else _metric_cell(name, entry[name])
+            Cell("yes" if entry[name] else "no") if isinstance(entry[name], bool) else _metric_cell(name, entry[name])
             for name in rest
         ]
         rows.append(

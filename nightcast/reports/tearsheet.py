@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final, Protocol
@@ -13,7 +14,19 @@ from nightcast.contracts.columns import CLASSES
 from nightcast.contracts.schema import BarsSchema, CostPlan
 from nightcast.reports.night import policy_hash
 from nightcast.reports.plot import Band, Key, Line, Plot, number_axis, seconds_of, time_axis
-from nightcast.reports.table import NOTHING, Cell, Column, Table, count, number, number_cell, percent, percent_cell, row
+from nightcast.reports.table import (
+    NOTHING,
+    Cell,
+    Column,
+    Table,
+    count,
+    counted,
+    number,
+    number_cell,
+    percent,
+    percent_cell,
+    row,
+)
 
 _WORDS: Final[dict[str, tuple[str, str, str]]] = {
     # metric: (label, kind, meaning)
@@ -31,7 +44,19 @@ _WORDS: Final[dict[str, tuple[str, str, str]]] = {
     "exposure": ("exposure", "percent", "mean size of the position"),
     "mean_hold": ("mean hold", "number", "bars a trade was held"),
     "cost_share": ("costs / gross gain", "percent", "how much of the gain before costs they took"),
-    "worst_month_share": ("largest month", "percent", "share of one month in the whole profit or loss"),
+    "worst_month_share": ("best month", "percent", "share of the best month in the whole profit"),
+}
+_SCORES: Final[dict[str, tuple[str, str]]] = {
+    # score: (label, meaning)
+    "log_loss": ("log loss", "mean negative log of the probability of what came true; lower is better"),
+    "brier": ("Brier score", "sum of squared errors of the three probabilities; lower is better"),
+    "ece": ("ECE", "mean gap of stated and true probability; lower is better"),
+    "accuracy": ("accuracy", "share of decisions whose most probable class came true"),
+    "balanced_accuracy": ("balanced accuracy", "mean recall of the classes; 1/3 is chance"),
+    "macro_f1": ("macro F1", "mean F1 of the three classes; rises with volatility alone"),
+    **{f"f1_{name}": (f"F1, {name}", f"harmonic mean of precision and recall of {name}") for name in CLASSES},
+    "mcc": ("MCC", "correlation of predicted and true class; 0 is chance"),
+    "direction_auc": ("direction AUC", "ranks ups above downs among decisions that moved; 0.5 is chance"),
 }
 
 
@@ -88,7 +113,7 @@ def render_tearsheet(
         style=Markup(style),
         style_hash=policy_hash(style),
         lead=_lead(metrics, verdict),
-        facts=_facts(metrics, verdict),
+        facts=_facts(metrics, verdict, daily.height, schema),
         plots=_plots(daily) if metrics.get("trades") else (),
         numbers=_numbers(metrics),
         classes=_classes(scores),
@@ -115,9 +140,18 @@ def _lead(metrics: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> str:
     return words
 
 
-def _facts(metrics: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def _facts(
+    metrics: Mapping[str, Any], verdict: Mapping[str, Any] | None, days: int, schema: BarsSchema
+) -> list[tuple[str, str, str]]:
+    """Name, value and a small addition; the Sharpe ratio stands beside what chance alone makes of it."""
+    small = {
+        "sharpe": ""
+        if metrics.get("sharpe") is None
+        else f"± {number(math.sqrt(schema.days_per_year / days))} by chance",
+        "trades": f"on {counted(days, 'day')}" if days else "",
+    }
     out = [
-        (_WORDS[name][0], _show(name, metrics.get(name)), "")
+        (_WORDS[name][0], _show(name, metrics.get(name)), small.get(name, ""))
         for name in ("sharpe", "annualized_return", "max_drawdown", "trades")
     ]
     for name, value in (verdict or {}).items():
@@ -145,22 +179,13 @@ def _numbers(metrics: Mapping[str, Any]) -> Table:
 
 
 def _classes(scores: Mapping[str, Any] | None) -> Table:
-    columns = (Column("score"), Column("value", True))
+    columns = (Column("score"), Column("value", True), Column("meaning"))
     if scores is None:
         return Table("Classification", columns, (), "Signals alone were handed over, no probabilities.")
-    names: tuple[str, ...] = (
-        "log_loss",
-        "accuracy",
-        "balanced_accuracy",
-        "macro_f1",
-        "direction_auc",
-        "brier",
-        "ece",
-        "mcc",
-    )
-    names += tuple(f"f1_{name}" for name in CLASSES)
     rows = tuple(
-        row(Cell(name.replace("_", " "), "strong"), number_cell(scores[name])) for name in names if name in scores
+        row(Cell(label, "strong"), number_cell(scores[name]), Cell(meaning, "words"))
+        for name, (label, meaning) in _SCORES.items()
+        if name in scores
     )
     return Table("Classification of the same decisions", columns, rows, "")
 
@@ -183,6 +208,8 @@ def _plots(daily: pl.DataFrame) -> tuple[Plot, ...]:
         (Key("after costs", "forecast"), Key("before costs", "naive")),
         size=(560, 280),
     )
+    if not (fall < 0).any():
+        return (equity,)
     drawdown = Plot(
         (Band(times, tuple(fall.tolist()), (0.0,) * len(times), "fallback"),),
         axis,
@@ -225,6 +252,9 @@ def _rules(schema: BarsSchema, costs: CostPlan) -> tuple[str, ...]:
         "horizon as one tranche of several that overlap, and nothing is held over a gap or a scheduled close.",
         f"Each side of a trade costs {costs.side * 1e4:.2f} basis points (fee {costs.fee_bps:g}, half the spread "
         f"{costs.half_spread_bps:g}, slippage {costs.slippage_bps:g}).",
+        "A Sharpe ratio that is measured on so many days varies by chance alone with about the deviation that stands "
+        "beside it, the root of the days of a year over the days measured (Lo 2002); the best of many trials is higher "
+        "still.",
         f"A year has {schema.days_per_year:g} days of profit or loss and {count(round(schema.bars_per_year))} bars of "
         f"{schema.freq.word} ({schema.calendar.replace('_', ' ')}). Returns are sums, not compounded, and the mean "
         "over the symbols.",

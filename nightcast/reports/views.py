@@ -43,6 +43,8 @@ class Views:
         One row for every promised series.
     changes, changes_words
         What moved since the forecast before.
+    first, order
+        What the first pictures are called, and by what all are ordered.
     """
 
     forecasts: tuple[Picture, ...]
@@ -57,3 +59,5 @@ class Views:
     changes: Table
     changes_words: tuple[str, ...]
     reading: str
+    first: str = "largest series"
+    order: str = "by size"

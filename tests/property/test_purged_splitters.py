@@ -415,11 +415,9 @@ def test_bar_folds_train_on_what_the_splitter_of_arrays_gives(dataset: BarDatase
     horizon = dataset.schema.horizons.index(4)
     everything = dataset.labelled(clock[0], clock[-1])
     assert everything.labels is not None
-    rows, hold = everything.rows, everything.labels.hold[:, horizon]
-    known = everything.labels.y[:, horizon] >= 0
-    # decisions without a label stay on the clock, but train nobody
-    ends = everything.times[rows + np.where(known, hold, 0)]
-    ends = np.where(known, ends, everything.times[rows])
+    rows, known = everything.rows, everything.labels.y[:, horizon] >= 0
+    # a label is known at its last possible bar; decisions without one stay on the clock, but train nobody
+    ends = everything.times[rows + np.where(known, 4, 0)]
     splitter = PurgedWalkForward(
         len(folds),
         sizes.pop(),
@@ -465,6 +463,10 @@ def test_the_final_fold_decides_the_newest_bar_of_every_active_symbol(dataset: B
     owed = newest.filter("ready")["unique_id"].to_list()
     assert set(view.series) <= set(owed)
     assert all(view.times[row] == view.times[view.symbol == view.symbol[row]].max() for row in view.rows)
+    # what a decision reads lies in the view, in its own segment
+    for row in view.rows:
+        assert row >= dataset.lead
+        assert (view.segment[row - dataset.lead : row + 1] == view.segment[row]).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -476,7 +478,7 @@ def test_the_final_fit_is_as_long_as_the_scored_ones(dataset: BarDataset, plan: 
     assert fold.train_start is not None
 
     width = clock.index(folds[-1].train_end) - clock.index(folds[-1].train_start) + 1
-    assert len(clock) - clock.index(fold.train_start) >= width
+    assert sum(time >= fold.train_start for time in clock) >= width
 
 
 @pytest.mark.parametrize(

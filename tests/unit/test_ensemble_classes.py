@@ -43,7 +43,11 @@ HOUR = np.timedelta64(1, "h")
 
 
 def samples(
-    times: list[NDArray[np.int64]], chosen: list[NDArray[np.int64]], hold: NDArray[np.int32], y: NDArray[np.int8]
+    times: list[NDArray[np.int64]],
+    chosen: list[NDArray[np.int64]],
+    hold: NDArray[np.int32],
+    y: NDArray[np.int8],
+    horizons: tuple[int, ...],
 ) -> Samples:
     """Decisions at some bars of several symbols, which lie one after another.
 
@@ -54,7 +58,7 @@ def samples(
     chosen
         Each symbol's decisions, as positions among its bars.
     hold, y
-        `[n, H]`; a hold beyond the symbol's last bar makes the label unknown.
+        `[n, H]`; a horizon beyond the symbol's last bar makes the label unknown.
     """
     sizes = [len(its) for its in times]
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -62,12 +66,12 @@ def samples(
     last = np.concatenate(
         [np.full(len(its), start + n - 1) for start, its, n in zip(starts, chosen, sizes, strict=True)]
     )
-    y = np.where(rows[:, None] + hold <= last[:, None], y, -1).astype(np.int8)
+    y = np.where(rows[:, None] + np.asarray(horizons) <= last[:, None], y, -1).astype(np.int8)
     inputs = Inputs(
         base=np.arange(sum(sizes), dtype=np.float32)[:, None],
         rows=rows.astype(np.int64),
         names=("number",),
-        horizons=tuple(range(1, y.shape[1] + 1)),
+        horizons=horizons,
         raw=np.empty((0, 5)),
         segment=np.repeat(np.arange(len(sizes)), sizes),
         times=(np.datetime64("2024-01-01") + np.concatenate(times) * HOUR).astype("datetime64[us]"),
@@ -80,15 +84,15 @@ def samples(
 def markets(draw: st.DrawFn) -> Samples:
     """Two or three symbols with gaps of their own, thinned decisions and labels of any length."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
-    longest, horizons = draw(st.integers(1, 30)), draw(st.integers(1, 2))
+    horizons = tuple(sorted(draw(st.sets(st.integers(1, 30), min_size=1, max_size=2))))
     times, chosen = [], []
     for _ in range(draw(st.integers(1, 3))):
         count = draw(st.integers(20, 80))
         times.append(np.cumsum(rng.choice([1, 1, 1, 5], count)) + int(rng.integers(0, 20)))
         chosen.append(np.flatnonzero(rng.random(count) < draw(st.sampled_from([0.5, 0.8, 1.0]))))
     n = sum(map(len, chosen))
-    hold = rng.integers(1, longest + 1, (n, horizons)).astype(np.int32)
-    return samples(times, chosen, hold, rng.integers(0, 3, (n, horizons)).astype(np.int8))
+    hold = rng.integers(1, np.asarray(horizons) + 1, (n, len(horizons))).astype(np.int32)
+    return samples(times, chosen, hold, rng.integers(0, 3, hold.shape).astype(np.int8), horizons)
 
 
 def decided(its: Samples) -> NDArray[np.datetime64]:
@@ -96,9 +100,9 @@ def decided(its: Samples) -> NDArray[np.datetime64]:
 
 
 def ends(its: Samples) -> NDArray[np.datetime64]:
-    """When each known label ends; the decision itself where it is unknown."""
-    times = its.inputs.times
-    return cast("NDArray[np.datetime64]", times[np.minimum(its.inputs.rows[:, None] + its.hold, len(times) - 1)])
+    """`[n, H]` the last bar that each label may look at."""
+    times, horizons = its.inputs.times, np.asarray(its.inputs.horizons)
+    return cast("NDArray[np.datetime64]", times[np.minimum(its.inputs.rows[:, None] + horizons, len(times) - 1)])
 
 
 # -- no member scores what it was fitted on ---------------------------------------------------------------------------
@@ -335,8 +339,8 @@ def test_blending_without_enough_older_decisions_fits_on_everything_and_weighs_e
     """All labels are so long that none ends before the newest decisions begin."""
     rng = np.random.default_rng(2)
     n = 300
-    hold = np.full((n, 1), 400, dtype=np.int32)
-    its = samples([np.arange(n + 401)], [np.arange(n)], hold, rng.integers(0, 3, (n, 1)).astype(np.int8))
+    hold = np.full((n, 1), 5, dtype=np.int32)
+    its = samples([np.arange(n + 401)], [np.arange(n)], hold, rng.integers(0, 3, (n, 1)).astype(np.int8), (400,))
     past, _ = purged_pair(its, np.arange(270), np.arange(270, n))
     assert len(past.y) == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -45,7 +44,7 @@ FEATURES = ("ret_5", "ret_10", "ret_20", "ret_40", "ret_80", "vol_20")
 Floats = NDArray[np.float64]
 
 
-def walk(seed: int = 7, bars: int = BARS) -> pl.DataFrame:
+def walk(seed: int = 1, bars: int = BARS) -> pl.DataFrame:
     """A driftless random walk of constant volatility: nothing in it can be known."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 0.001, size=(bars, 6))
@@ -78,10 +77,10 @@ def features(bars: pl.DataFrame) -> pl.DataFrame:
 
 
 def labels(bars: pl.DataFrame) -> pl.DataFrame:
-    """`unique_id, ds, y, label_end` of triple barriers at half a deviation."""
+    """`unique_id, ds, y, label_end` of triple barriers at one deviation."""
     schema = BarsSchema(freq="5min", horizons=(HORIZON,))
     names = label_columns(HORIZON)
-    made = triple_barrier(bars, schema, LabelPlan(multiplier=0.5)).with_row_index("row")
+    made = triple_barrier(bars, schema, LabelPlan()).with_row_index("row")
     end = (pl.col("row") + pl.col(names["hold"])).cast(pl.UInt32)
     return made.select("unique_id", "ds", pl.col(names["y"]).alias("y"), pl.col("ds").gather(end).alias("label_end"))
 
@@ -125,14 +124,15 @@ def purged(market: Market) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
 
 def out_of_fold(
     market: Market, splits: list[tuple[NDArray[np.int64], NDArray[np.int64]]], make: Callable[[], object]
-) -> NDArray[np.int64]:
-    out = np.empty(len(market.y), dtype=np.int64)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels of all test rows in order of time, and what was predicted for them."""
+    out = np.full(len(market.y), -1, dtype=np.int64)
     for train, test in splits:
         scaler = StandardScaler().fit(market.x[train])
         model = make()
         model.fit(scaler.transform(market.x[train]), market.y[train])  # type: ignore[attr-defined]
         out[test] = model.predict(scaler.transform(market.x[test]))  # type: ignore[attr-defined]
-    return out
+    return market.y[out >= 0], out[out >= 0]
 
 
 def by_chance(y: NDArray[np.int64], predicted: NDArray[np.int64], draws: int = 200) -> tuple[float, float]:
@@ -145,7 +145,7 @@ def by_chance(y: NDArray[np.int64], predicted: NDArray[np.int64], draws: int = 2
 
 MODELS: dict[str, Callable[[], object]] = {
     "kNN": lambda: KNeighborsClassifier(3),
-    "random forest": lambda: RandomForestClassifier(60, min_samples_leaf=2, random_state=0),
+    "random forest": lambda: RandomForestClassifier(40, min_samples_leaf=2, random_state=0),
 }
 
 
@@ -160,16 +160,21 @@ def test_shuffled_folds_are_named_and_purged_ones_are_not(market: Market) -> Non
         assert audit_split(market.decision, market.end, splits, embargo=20) == []
 
 
+def macro_f1(y: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
+    return float(f1_score(y, predicted, average="macro"))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_shuffled_folds_score_on_noise_and_purged_ones_stay_within_chance(market: Market, name: str) -> None:
-    false_hope = f1_score(market.y, out_of_fold(market, shuffled(market), MODELS[name]), average="macro")
-    honest = out_of_fold(market, purged(market), MODELS[name])
-    chance, error = by_chance(market.y, honest)
+    forward = list(PurgedWalkForward(5, 400, min_train=500).split(market.decision, market.end))
 
-    assert false_hope > 0.5
-    assert abs(f1_score(market.y, honest, average="macro") - chance) < 3 * error
-    assert 0.2 < chance < 0.4
-    assert error < 0.04
+    assert macro_f1(*out_of_fold(market, shuffled(market), MODELS[name])) > 0.5
+    for splits in (purged(market), forward):
+        y, predicted = out_of_fold(market, splits, MODELS[name])
+        chance, error = by_chance(y, predicted)
+        assert abs(macro_f1(y, predicted) - chance) < 3 * error
+        assert 0.3 < chance < 0.36
+        assert 0.005 < error < 0.03
 
 
 def test_ordered_folds_without_a_purge_or_an_embargo_are_named(market: Market) -> None:
@@ -237,7 +242,7 @@ def test_a_recorder_writes_down_rows_however_they_are_read() -> None:
 
 def wavelet(bars: pl.DataFrame) -> pl.DataFrame:
     """The smooth part of the whole series: every value of it knows the bars after it."""
-    parts = pywt.wavedec(bars["close"].to_numpy(), "db4", level=3)
+    parts = pywt.wavedec(bars["close"].to_numpy().copy(), "db4", level=3)
     smooth = pywt.waverec([parts[0], *[np.zeros_like(part) for part in parts[1:]]], "db4")[: bars.height]
     return bars.select("unique_id", "ds", pl.Series("wavelet_approx", smooth))
 
@@ -445,7 +450,7 @@ def test_the_clean_pipeline_gives_no_finding(market: Market) -> None:
         (lambda m: audit_features(features, m.bars, m.bars["ds"][-1]), "0 after it"),
         (lambda m: audit_labels(labels, m.bars, START.replace(year=2020)), "with 0 rows up to it"),
         (lambda m: audit_labels(features, m.bars, m.bars["ds"][99]), "labels without"),
-        (lambda m: audit_labels(labels, m.bars.head(15), m.bars["ds"][9]), "no label is known"),
+        (lambda m: audit_labels(labels, m.bars.head(15), m.bars["ds"][9]), "no label is known up to"),
         (lambda m: audit_labels(labels, m.bars.drop("open"), m.bars["ds"][99]), r"bars without \['open'\]"),
         (lambda m: audit_duplicates(m.x[:, :2], m.x[:, :2]), "3 columns or more"),
         (lambda m: audit_duplicates(m.x, np.full_like(m.x, np.nan)), "some values not finite"),
@@ -453,6 +458,5 @@ def test_the_clean_pipeline_gives_no_finding(market: Market) -> None:
     ],
 )
 def test_an_audit_that_could_not_fail_is_refused(market: Market, audit: Callable[[Market], object], words: str) -> None:
-    with warnings.catch_warnings(), pytest.raises(ConfigError, match=words):
-        warnings.simplefilter("error")
+    with pytest.raises(ConfigError, match=words):
         audit(market)

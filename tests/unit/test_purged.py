@@ -241,6 +241,15 @@ def test_the_final_fold_gives_the_newest_decision_also_of_a_symbol_that_stopped_
     assert other.series == ["AAA"]
 
 
+def test_a_short_rolling_window_leaves_the_newest_decisions_the_bars_they_read(dataset: BarDataset) -> None:
+    clock = clock_of(dataset)
+    fold = final_bar_fold(dataset, FoldPlan(window="rolling", window_size=30, min_train=20))
+    (view,) = dataset.tests(fold)
+
+    assert view.rows.tolist() == [dataset.lead]
+    assert fold.train_start == clock[-dataset.lead - 1]
+
+
 def test_the_final_fit_learns_from_every_closed_label(dataset: BarDataset) -> None:
     view = dataset.training(final_bar_fold(dataset, FoldPlan()))
     known = dataset.frame.filter(pl.Series(dataset.ready) & pl.col("label_4_y").is_not_null()).height

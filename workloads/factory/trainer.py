@@ -147,7 +147,7 @@ class Trainer:
             )
         self.output_path.mkdir(parents=True, exist_ok=False)
         with _log_to(self.output_path / "logs" / "training.log") as log:
-            self.progress.stage("load", 5)
+            self.progress.stage("load", 4)
             train, val = (one_horizon(container.view(split), self.config.horizon) for split in ("train", "val"))
             log.info(
                 "%s: %d training and %d validation decisions of %d symbols, border %s",

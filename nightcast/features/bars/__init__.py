@@ -1,0 +1,1 @@
+"""Features of bars: polars expressions over segments, in named sets."""
