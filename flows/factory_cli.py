@@ -132,7 +132,7 @@ def backtest_signals(
     Raises
     ------
     ConfigError
-        If the file lacks a column, or holds no row of the horizon.
+        If the file lacks a column, holds another type in it or no row of the horizon, or an option does not fit.
     SourceError
         If there is no such file, or it cannot be read.
     """
@@ -165,12 +165,15 @@ def backtest_signals(
             expected=f"{ID}, {TIME} (decision time) and {SIGNAL} (-1, 0, 1)",
             remedy="rename the columns",
         )
-    if not (rows.schema[TIME].is_temporal() and rows.schema[SIGNAL].is_numeric()):
+    clock = rows.schema[TIME]
+    if not (isinstance(clock, pl.Date | pl.Datetime) and rows.schema[SIGNAL].is_numeric()):
         raise ConfigError(
-            f"{signals} holds {TIME} as {rows.schema[TIME]} and {SIGNAL} as {rows.schema[SIGNAL]}",
+            f"{signals} holds {TIME} as {clock} and {SIGNAL} as {rows.schema[SIGNAL]}",
             expected="times such as 2024-05-01T16:00:00 and numbers -1, 0, 1",
             remedy="correct the two columns",
         )
+    if isinstance(clock, pl.Datetime) and clock.time_zone is not None:
+        rows = rows.with_columns(pl.col(TIME).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
     if cost_factor < 0:
         raise ConfigError(f"costs × {cost_factor:g}", expected="0 or more", remedy="correct --costs")
     if policy not in ("tranches", "single"):

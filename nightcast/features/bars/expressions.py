@@ -7,7 +7,10 @@ no level enters and sums stay near one.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
+from collections.abc import Iterable
 from typing import Final
 
 import polars as pl
@@ -41,6 +44,11 @@ def prepared(frame: pl.DataFrame) -> pl.DataFrame:
         (pl.col(C) / before).log().alias(R),
         (pl.max_horizontal(pl.col(H), before) - pl.min_horizontal(pl.col(L), before)).alias(TR),
     )
+
+
+def added(terms: Iterable[pl.Expr]) -> pl.Expr:
+    """A sum in the order given, so that equal inputs give equal bits (`sum_horizontal` adds in any order)."""
+    return functools.reduce(operator.add, terms)
 
 
 def ratio(top: pl.Expr, bottom: pl.Expr, otherwise: float = 0.0) -> pl.Expr:
@@ -157,7 +165,7 @@ def cci(bars: int) -> pl.Expr:
     """
     typical = (pl.col(H) + pl.col(L) + pl.col(C)) / 3
     centre = mean(typical, bars)
-    spread = pl.sum_horizontal(*((typical.shift(lag) - centre).abs() for lag in range(bars))) / bars
+    spread = added((typical.shift(lag) - centre).abs() for lag in range(bars)) / bars
     return ratio(typical - centre, 0.015 * spread).clip(-500, 500)
 
 
@@ -237,10 +245,10 @@ def obv(bars: int) -> pl.Expr:
 def slope(bars: int) -> pl.Expr:
     """Slope of log prices over the window's bars, in one-bar volatilities, within +-3."""
     x = pl.col(C).log()
-    middle = (bars - 1) / 2
-    spread = sum((i - middle) ** 2 for i in range(bars))
-    total = pl.sum_horizontal(*((middle - lag) * x.shift(lag) for lag in range(bars)))
-    return ratio(total / spread, volatility(bars)).clip(-3, 3)
+    rising = x.rolling_mean(bars, weights=[float(i) for i in range(1, bars + 1)])
+    # sum((i - middle) x) / sum((i - middle)^2), with the mean weighted by i = 1 .. n
+    steep = 6 * (rising - mean(x, bars)) / (bars - 1)
+    return ratio(steep, volatility(bars)).clip(-3, 3)
 
 
 def autocorrelation(bars: int) -> pl.Expr:
@@ -306,7 +314,7 @@ LEVELS: Final = 3
 def energy(level: int, bars: int = 32) -> pl.Expr:
     """Share of a level in the energy of all details, over a window; 0 to 1."""
     each = {j: (detail(j) ** 2).rolling_sum(bars) for j in range(1, LEVELS + 1)}
-    return ratio(each[level], pl.sum_horizontal(*each.values())).clip(0, 1)
+    return ratio(each[level], added(each.values())).clip(0, 1)
 
 
 def trend_strength() -> pl.Expr:
