@@ -500,7 +500,7 @@ def drift_facts(dataset: BarDataset, *, days: int, limit: float) -> pl.DataFrame
     """One row: how far the features of the last days lie from those before, by the population stability index.
 
     The index compares shares over the tenths of the earlier values. Columns with fewer than 100 values on either side
-    are not judged.
+    or a shorter past than the last days, and those of the calendar, are not judged.
 
     Returns
     -------
@@ -512,11 +512,13 @@ def drift_facts(dataset: BarDataset, *, days: int, limit: float) -> pl.DataFrame
     found: list[tuple[float, str]] = []
     if len(dates) > days:
         recent = (times.dt.date() >= dates[-days]).to_numpy()
-        for name in dataset.columns:
+        for name, column in dataset.columns.items():
+            if column.block == "calendar":
+                continue
             values = dataset.frame.get_column(name).cast(pl.Float64).fill_null(float("nan")).to_numpy()
             usable = dataset.ready & np.isfinite(values)
             before, after = values[usable & ~recent], values[usable & recent]
-            if min(len(before), len(after)) >= _PSI_ROWS:
+            if len(before) >= len(after) >= _PSI_ROWS:
                 found.append((stability_index(before, after), name))
     moved = sorted((pair for pair in found if pair[0] > limit), reverse=True)
     words = ", ".join(f"{name} {value:.2f}" for value, name in moved[:_DRIFT_SHOWN])

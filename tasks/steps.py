@@ -178,7 +178,7 @@ def prepare_for_bundle(night: Night, folder: Path) -> None:
 def feature_gate(night: Night) -> None:
     """Judge the features, and let the leak sentry rebuild them with a scrambled future."""
     workload = night.workload
-    verdict = workload.gates.features(night.dataset())
+    verdict = workload.gates.features(night.dataset(), night.recipe)
     night.write_verdict(verdict)
     verdict.raise_if_stopped()
     leaks = workload.sentry(night.raw(), night.verdict("raw"), night.recipe)

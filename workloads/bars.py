@@ -54,10 +54,11 @@ from nightcast.contracts.recipe import (
 )
 from nightcast.contracts.schema import BarsSchema, CostPlan, LabelPlan
 from nightcast.contracts.source import RawData
-from nightcast.contracts.verdict import Verdict
+from nightcast.contracts.verdict import Finding, Verdict
 from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
 from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
 from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
+from nightcast.evaluation.guards import memory_estimate, memory_guard, sample_feature_guard
 from nightcast.evaluation.market_verdicts import LIMITS as VERDICT_LIMITS
 from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
 from nightcast.evaluation.purged import bar_folds, final_bar_fold
@@ -267,8 +268,10 @@ def _gates(spec: WorkloadFile, limits: BarThresholds) -> Gates:
     def raw(data: RawData) -> Verdict:
         return raw_bars_gate(data, budget=spec.gates.budget, thresholds=limits)
 
-    def features(dataset: BarDataset) -> Verdict:
-        return bar_feature_gate(dataset, budget=spec.gates.budget)
+    def features(dataset: BarDataset, recipe: Recipe) -> Verdict:
+        verdict = bar_feature_gate(dataset, budget=spec.gates.budget)
+        asked = fit_findings(dataset, recipe)
+        return replace(verdict, rules=verdict.rules + 2 * len(recipe.models), findings=verdict.findings + asked)
 
     def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:
         known = {name: its for name, its in context.items() if name != "schema"}
@@ -279,6 +282,37 @@ def _gates(spec: WorkloadFile, limits: BarThresholds) -> Gates:
         return write_data_docs(folder, assets, suites, title=spec.title or spec.name)
 
     return Gates(raw=raw, features=features, forecasts=forecasts, docs=docs)
+
+
+def fit_findings(dataset: BarDataset, recipe: Recipe) -> tuple[Finding, ...]:
+    """What the recipe's models lack before they are fitted: decisions per column, memory. Warnings, not stops."""
+    found = []
+    ready = int(dataset.ready.sum())
+    for choice in recipe.models:
+        entry = CLASSIFIERS[choice.name]
+        if entry.capabilities.baseline:
+            continue
+        model = _made(choice)
+        rows = min(ready, model.params.max_rows or ready)
+        columns = len(dataset.sets[model.params.feature_set])
+        # a network's weights, from its widths: eight matrices of (columns + hidden) x hidden cover an LSTM
+        hidden, layers = (int(getattr(model.params, name, 0)) for name in ("hidden", "layers"))
+        estimate = memory_estimate(
+            entry.family,
+            len(dataset.ready),
+            columns,
+            window=model.window,
+            params=8 * hidden * (hidden + columns) * max(layers, 1),
+            horizons=len(dataset.schema.horizons),
+        )
+        for guard in (
+            sample_feature_guard(rows, columns),
+            memory_guard(estimate, limit_gib=recipe.limits.memory_gib),
+        ):
+            if not guard.passed:
+                detail = f"{choice.label}: {guard.name} is {guard.value:.3g}, {guard.limit}"
+                found.append(Finding(None, guard.name, "warn", 0, detail, f"before the fit of {choice.label}"))
+    return tuple(found)
 
 
 def dataset_from_bars(

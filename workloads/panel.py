@@ -227,7 +227,7 @@ def _gates(spec: WorkloadFile, limits: RawThresholds) -> Gates:
     def raw(data: RawData) -> Verdict:
         return raw_gate(data, budget=spec.gates.budget, thresholds=limits)
 
-    def features(dataset: PanelDataset) -> Verdict:
+    def features(dataset: PanelDataset, _recipe: Recipe) -> Verdict:
         return feature_gate(dataset, budget=spec.gates.budget)
 
     def forecasts(frame: pl.DataFrame, context: Any) -> Verdict:

@@ -147,10 +147,13 @@ class Nested:
 
 @dataclass(frozen=True)
 class Gates:
-    """The three data gates, as functions that answer with a verdict; `docs` writes the raw gate's own pages."""
+    """The three data gates, as functions that answer with a verdict; `docs` writes the raw gate's own pages.
+
+    The feature gate also sees the recipe: what its models need of the data and of the machine is asked before a fit.
+    """
 
     raw: Callable[[RawData], Verdict]
-    features: Callable[[Any], Verdict]
+    features: Callable[[Any, Recipe], Verdict]
     forecasts: Callable[[pl.DataFrame, Any], Verdict]
     docs: Callable[[RawData, Path], Path]
 
