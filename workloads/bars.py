@@ -85,7 +85,7 @@ BASELINES = (
 )
 LEARNERS = ("lightgbm", "xgboost", "catboost", "random_forest", "logistic", "svm", "gru", "lstm", "tcn")
 MODELS: Mapping[Preset, tuple[str, ...]] = {
-    "ci": ("climatology", "momentum", "volatility_only", "logistic", "lightgbm"),
+    "ci": (*BASELINES, "logistic", "lightgbm"),
     "nightly_cpu": (*BASELINES, *LEARNERS),
     "seed": (*BASELINES, *LEARNERS),
 }
