@@ -172,6 +172,13 @@ def backtest_signals(
             expected="times such as 2024-05-01T16:00:00 and numbers -1, 0, 1",
             remedy="correct the two columns",
         )
+    odd = rows.filter(~pl.col(SIGNAL).cast(pl.Float64).is_in([-1.0, 0.0, 1.0]).fill_null(False))
+    if odd.height:
+        raise ConfigError(
+            f"signal {odd[SIGNAL][0]} for {odd[ID][0]!r} at {odd[TIME][0]}",
+            expected="-1, 0 or 1",
+            remedy="turn probabilities into signals first",
+        )
     if isinstance(clock, pl.Datetime) and clock.time_zone is not None:
         rows = rows.with_columns(pl.col(TIME).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
     if cost_factor < 0:
@@ -197,7 +204,7 @@ def backtest_signals(
     for (step,), part in sorted(rows.partition_by(HORIZON, as_dict=True).items()):
         test = run_backtest(
             dataset.frame,
-            part.select(pl.col(ID).cast(pl.String), pl.col(TIME).cast(pl.Datetime("us")), SIGNAL),
+            part.select(pl.col(ID).cast(pl.String), pl.col(TIME).cast(pl.Datetime("us")), pl.col(SIGNAL).cast(pl.Int8)),
             horizon=int(step),
             costs=dataset.costs,
             policy=policy,  # type: ignore[arg-type]

@@ -281,7 +281,8 @@ def purged_pair(samples: Samples, past: NDArray[np.int64], later: NDArray[np.int
     y = np.where(late, UNKNOWN_LABEL, first.y).astype(np.int8)
     weight = np.where(late, 0.0, first.weight).astype(np.float32)
     hold = np.where(late, 0, first.hold).astype(np.int32)
-    kept = np.flatnonzero((y != UNKNOWN_LABEL).any(axis=1) & (times[rows] < border))
+    # a decision at the border itself has no label left either
+    kept = np.flatnonzero((y != UNKNOWN_LABEL).any(axis=1))
     return subset(Samples(first.inputs, y, weight, hold), kept), second
 
 

@@ -15,21 +15,49 @@ MOST_FEATURES = 25
 
 
 def curves_picture(history: Mapping[str, Sequence[float]], *, title: str) -> bytes:
-    """Every series of a fit's history over its epochs, losses and scores apart."""
-    losses = {name: values for name, values in history.items() if "loss" in name}
-    others = {name: values for name, values in history.items() if name not in losses}
-    parts = [(label, its) for label, its in (("loss", losses), ("score", others)) if its]
-    figure = _figure(5.5 * max(len(parts), 1), 3.6)
+    """Every series of a fit's history over its epochs: losses, scores, F1 by class and the rest apart.
+
+    `train_` series are dashed, and share their colour with the `val_` series of the same name.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    parts: dict[str, dict[str, Sequence[float]]] = {}
+    for name, values in history.items():
+        parts.setdefault(_panel(name), {})[name] = values
+    figure = _figure(4.6 * max(len(parts), 1), 3.6)
     if not parts:
         figure.text(0.5, 0.5, "this model has no epochs", ha="center")
-    for place, (label, its) in enumerate(parts, start=1):
+    for place, (label, its) in enumerate(parts.items(), start=1):
         axes = figure.add_subplot(1, len(parts), place)
+        colours = {name: f"C{k}" for k, name in enumerate(dict.fromkeys(_measure(name) for name in its))}
         for name, values in its.items():
-            axes.plot(range(1, len(values) + 1), list(values), label=name, marker="." if len(values) < 30 else None)
+            axes.plot(
+                range(1, len(values) + 1),
+                list(values),
+                label=name,
+                color=colours[_measure(name)],
+                linestyle="--" if name.startswith("train_") else "-",
+                marker="." if len(values) < 30 else None,
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.legend(fontsize=7)
     return _png(figure, title)
+
+
+def _measure(name: str) -> str:
+    return name.removeprefix("train_").removeprefix("val_")
+
+
+def _panel(name: str) -> str:
+    """The panel a series of a fit's history belongs to."""
+    measure = _measure(name)
+    if "loss" in measure or "nll" in measure:
+        return "loss"
+    if measure in {f"f1_{label}" for label in CLASSES}:
+        return "F1 by class"
+    return "learning rate" if measure == "lr" else "score"
 
 
 def confusion_picture(confusion: Any, *, title: str) -> bytes:

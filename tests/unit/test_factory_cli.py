@@ -236,7 +236,8 @@ def test_costs_and_policy_matter(signals: Path) -> None:
 def test_signals_of_ones_own_come_from_csv_with_a_horizon_named(signals: Path, tmp_path: Path) -> None:
     rows = pl.read_parquet(signals).select("unique_id", "ds", "signal")
     rows.write_csv(tmp_path / "own.csv")
-    rows.with_columns(pl.col("ds").dt.replace_time_zone("UTC")).write_parquet(tmp_path / "zoned.parquet")
+    zoned = rows.with_columns(pl.col("ds").dt.replace_time_zone("UTC"), pl.col("signal").cast(pl.Float64))
+    zoned.write_parquet(tmp_path / "zoned.parquet")
 
     expected = printed("backtest", str(signals), "--workload", "tiny.yaml")
     for name in ("own.csv", "zoned.parquet"):

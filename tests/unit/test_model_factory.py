@@ -258,6 +258,17 @@ def test_a_model_that_wants_scaling_does_it_itself(name: str) -> None:
     assert probs(model, its.x_val * scale) == pytest.approx(probs(fitted(name)[0], its.x_val), abs=0.02)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_scaling_is_learnt_from_all_training_rows_and_no_others(name: str) -> None:
+    its, (model, _) = of(name), fitted(name)
+    assert isinstance(model, CatalogModel)
+    assert model.classifier is not None
+    pipeline = model.classifier.pipeline
+
+    assert np.array_equal(pipeline.touched, np.arange(its.x.size // FEATURES))
+    assert pipeline.fill == pytest.approx(np.median(its.x.reshape(-1, FEATURES), axis=0), abs=1e-6)
+
+
 def test_windows_are_kept_apart_from_one_another() -> None:
     x = data(True).x_val
 
@@ -643,10 +654,15 @@ def test_many_threads_register_list_and_ask_without_losing_a_model() -> None:
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
 
     assert errors == []
     listed = registry.list_models()

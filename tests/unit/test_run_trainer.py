@@ -351,6 +351,31 @@ def test_a_model_without_importance_leaves_an_empty_table_and_a_picture() -> Non
         assert picture.stat().st_size > 3000
 
 
+def test_curves_of_one_kind_share_a_panel_and_every_series_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nightcast.reports import run_pictures
+
+    drawn: list[Any] = []
+    monkeypatch.setattr(run_pictures, "_png", lambda figure, title: drawn.append(figure) or b"")
+    history = {
+        name: [0.5, 0.4, 0.3]
+        for name in ("train_loss", "val_loss", "val_nll", "train_accuracy", "val_accuracy", "val_f1_long", "lr")
+    }
+
+    run_pictures.curves_picture(history, title="run")
+
+    panels = {axes.get_ylabel(): [line.get_label() for line in axes.lines] for axes in drawn[0].axes}
+    assert panels == {
+        "loss": ["train_loss", "val_loss", "val_nll"],
+        "score": ["train_accuracy", "val_accuracy"],
+        "F1 by class": ["val_f1_long"],
+        "learning rate": ["lr"],
+    }
+    train, val = drawn[0].axes[1].lines
+    assert train.get_color() == val.get_color()
+    assert train.get_linestyle() != val.get_linestyle()
+    assert all(tick == int(tick) for axes in drawn[0].axes for tick in axes.get_xticks())
+
+
 def test_the_log_tells_the_run_and_its_epochs() -> None:
     _, folder = finished("gru")
     text = (folder / "logs" / "training.log").read_text()
@@ -365,7 +390,7 @@ def test_the_tearsheet_fetches_nothing() -> None:
     page = (folder / "tearsheet.html").read_text()
 
     assert f"logistic, {H} bars ahead" in page
-    assert not re.findall(r"https?://|url\(|@import|<script|<link|<img", page)
+    assert not re.findall(r"https?://|url\(|@import|<script|<link(?! rel=.icon. href=.data:,.)|<img", page)
 
 
 def test_a_run_directory_names_no_place_of_this_machine_but_where_it_was_asked_to_write() -> None:
