@@ -135,8 +135,8 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         facts = provenance() | {
             "registered_version": version.number if version else "none",
             "serving_version": serving.number if serving else "none",
-            "champion_version": serving.number if serving else "none",
-            "champion_as_of": serving.as_of if serving else "",
+            "champion_version": serving.number if serving and trained.refusal is None else "none",
+            "champion_as_of": serving.as_of if serving and trained.refusal is None else "",
             "mlflow_run": run_id or "none",
             "snapshot": night.snapshot,
             "recipe": night.recipe_hash,
@@ -199,7 +199,8 @@ class Trained:
         """Why no model may serve, if the gate found none good enough and no champion is there."""
         if self.decision is None or self.decision.kind != "none":
             return None
-        return f"no model passed the gate: {self.decision.reason}"
+        failed = ", ".join(guard.name for guard in self.decision.guards if not guard.passed)
+        return f"no model passed the gate ({failed})"
 
     @property
     def baseline(self) -> str | None:

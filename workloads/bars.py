@@ -36,6 +36,7 @@ from nightcast.contracts.columns import (
     FALLBACK_REASON,
     HORIZON,
     ID,
+    MODEL,
     MODEL_USED,
     SIGNAL,
     TIME,
@@ -176,8 +177,11 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
         oof: pl.DataFrame, plan: CombinerPlan, baselines: Sequence[str], dataset: BarDataset, folds: tuple[Fold, ...]
     ) -> Nested:
         joined = ClassCombiner().prequential_oof(oof, plan, baselines, folds)
+        # a baseline trades by its own rule, which calibration would take from it
+        naive = pl.col(MODEL).is_in(list(baselines))
+        learners = prequential_decisions(oof.filter(~naive), calibrator, folds=folds).drop("judged")
         return Nested(
-            members=prequential_decisions(oof, calibrator, folds=folds).drop("judged"),
+            members=pl.concat([oof.filter(naive).select(learners.columns), learners]),
             joined=joined,
             corrected=prequential_decisions(joined, calibrator, folds=folds).filter("judged").drop("judged"),
         )
