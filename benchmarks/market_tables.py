@@ -1,4 +1,4 @@
-"""Print the verdict tables of finished nights of bars as Markdown: `python -m benchmarks.market_tables HOME [HOME ...]`."""
+"""Print the verdict tables of finished nights of bars: `python -m benchmarks.market_tables HOME [HOME ...]`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,8 @@ import polars as pl
 from nightcast.contracts.columns import HORIZON, MODEL
 
 NUMBERS = (
-    "macro_f1",
-    "f1_excess_low",
-    "direction_auc",
-    "auc_low",
-    "brier_skill",
-    "sharpe",
-    "gross_sharpe",
-    "dsr",
-    "trades",
+    *("macro_f1", "f1_excess_low", "direction_auc", "auc_low", "brier_skill"),
+    *("seed_sharpe", "gross_sharpe", "sharpe", "dsr", "trades"),
 )
 
 
@@ -46,8 +39,8 @@ def table(night: Path, manifest: dict[str, Any]) -> str:
         "",
         f"{counts['series_promised']} symbols promised, {counts['series_quarantined']} in quarantine; "
         f"{ensemble.height} ensemble decisions judged on {days} days; PBO over all trials "
-        f"{cell(float(pbo[0])) if len(pbo) else '-'}; a model without skill shows a Sharpe above 0.3 on some horizon with "
-        f"probability {cell(verdicts['luck'][0])}.",
+        f"{cell(float(pbo[0])) if len(pbo) else '-'}; a model without skill shows a Sharpe above 0.3 on some horizon "
+        f"with probability {cell(verdicts['luck'][0])}.",
         "",
         "| model | horizon | " + " | ".join(name.removesuffix("_gate") for name in names) + " |",
         "|---|---" + "|---" * len(names) + "|",

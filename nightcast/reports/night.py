@@ -428,6 +428,7 @@ _METRICS: Final[dict[str, _Metric]] = {
     "brier_skill": ("Brier skill", "percent", "1 − Brier score / that of class shares by hour; above 0 is better"),
     "ece": ("ECE", "percent", "mean gap of stated and true probability; lower is better"),
     "mcc": ("MCC", "number", "correlation of predicted and true class; 0 is chance"),
+    "seed_sharpe": ("Sharpe, argmax", "number", "of the most probable class before costs, as the seed gate asks"),
     "sharpe": ("Sharpe, net", "number", "of daily profit after costs, annualised"),
     "gross_sharpe": ("Sharpe, gross", "number", "the same before costs"),
     "max_drawdown": ("max. drawdown", "percent", "largest fall from a peak, after costs"),
