@@ -50,7 +50,7 @@ def table(night: Path, manifest: dict[str, Any]) -> str:
         lines.append(f"| {model} | {row[HORIZON]} | " + " | ".join(cell(row[name]) for name in names) + " |")
     lines += ["", "| model | log loss / best baseline | log loss | ECE | seconds |", "|---|---|---|---|---|"]
     lines += [
-        f"| {row[MODEL]} | {cell(row['ratio'])} | {cell(row['log_loss'])} | {cell(row['ece'])} | {cell(row['seconds'])} |"
+        "| " + " | ".join(cell(row[n]) for n in (MODEL, "ratio", "log_loss", "ece", "seconds")) + " |"
         for row in league.iter_rows(named=True)
     ]
     return "\n".join([*lines, "", f"Gate: {manifest['decision']['reason']}", ""])

@@ -1,0 +1,329 @@
+"""Bar features: what they are worth on bars anyone can follow, where they begin, and what their documentation says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from nightcast.contracts.errors import ConfigError
+from nightcast.contracts.schema import BarsSchema
+from nightcast.features.bars import sentry
+from nightcast.features.bars.catalog import BAR_FEATURES, FEATURE_SETS, build_bar_features, feature_table
+from nightcast.features.segments import segmented
+
+SCHEMA = BarsSchema(freq="5min")
+PRICES = ("open", "high", "low", "close")
+EVERY = ("boosting_optimal", "chronos_raw")
+"""Sets that hold every column of the catalogue between them."""
+CALENDAR = [name for name, its in BAR_FEATURES.items() if its.calendar]
+MOVING = [name for name in BAR_FEATURES if name not in (*CALENDAR, "close")]
+LONGEST = max(its.warmup for its in BAR_FEATURES.values())
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "market"
+
+
+def walk(bars: int, *, seed: int = 1, symbol: str = "AAA", segment: int = 0, level: float = 100.0) -> pl.DataFrame:
+    """Consistent 5-minute bars of a random walk."""
+    rng = np.random.default_rng(seed)
+    close = level * np.exp(np.cumsum(rng.normal(scale=2e-3, size=bars)))
+    open_ = np.append(level, close[:-1]) * np.exp(rng.normal(scale=1e-4, size=bars))
+    return pl.DataFrame(
+        {
+            "unique_id": symbol,
+            "ds": np.datetime64("2024-01-01", "us") + np.arange(bars) * np.timedelta64(5, "m"),
+            "segment": segment,
+            "session": segment,
+            "open": open_,
+            "high": np.maximum(open_, close) * (1 + np.abs(rng.normal(scale=1e-3, size=bars))),
+            "low": np.minimum(open_, close) * (1 - np.abs(rng.normal(scale=1e-3, size=bars))),
+            "close": close,
+            "volume": np.exp(rng.normal(size=bars)) * 1000,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def bars() -> pl.DataFrame:
+    return walk(LONGEST + 120)
+
+
+@pytest.fixture(scope="module")
+def built(bars: pl.DataFrame) -> pl.DataFrame:
+    return build_bar_features(bars, EVERY, SCHEMA)[0]
+
+
+def test_two_sets_hold_every_column_of_the_catalogue() -> None:
+    held = {column for name in EVERY for column in FEATURE_SETS[name].columns}
+
+    assert held == set(BAR_FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("boosting_optimal", 80, 120),
+        ("neural_optimal", 40, 60),
+        ("transformer_raw", 10, 15),
+        ("ensemble_base", 60, 80),
+        ("itransformer_optimal", 30, 60),
+        ("nbeats_raw", 1, 5),
+        ("linear_raw", 1, 5),
+        ("chronos_raw", 1, 5),
+        ("plain10", 10, 10),
+    ],
+)
+def test_a_set_has_as_many_columns_as_its_models_want_and_none_twice(name: str, least: int, most: int) -> None:
+    columns = FEATURE_SETS[name].columns
+
+    assert least <= len(columns) <= most
+    assert len(set(columns)) == len(columns)
+    assert set(columns) <= set(BAR_FEATURES)
+
+
+@pytest.mark.parametrize("name", ["boosting_optimal", "neural_optimal", "ensemble_base", "volatility_time", "plain10"])
+def test_no_set_for_trees_or_networks_holds_a_price_or_a_volume_as_it_is(name: str) -> None:
+    assert not {"open", "high", "low", "close", "volume"} & set(FEATURE_SETS[name].columns)
+
+
+def test_the_volatility_set_knows_nothing_of_direction() -> None:
+    # The same bars upside down: log prices mirrored, so every move goes the other way.
+    up = walk(LONGEST + 60)
+    down = up.with_columns(
+        (1e4 / pl.col("open")).alias("open"),
+        (1e4 / pl.col("low")).alias("high"),
+        (1e4 / pl.col("high")).alias("low"),
+        (1e4 / pl.col("close")).alias("close"),
+    )
+
+    one, columns, _ = build_bar_features(up, ["volatility_time"], SCHEMA)
+    other, _, _ = build_bar_features(down, ["volatility_time"], SCHEMA)
+
+    for name in columns:
+        # An average true range is one of older prices over this close, so the drift between them shows a little.
+        allowed = 0.05 if name.startswith("atr_ratio") else 1e-9
+        assert float(((one[name] - other[name]).abs() / one[name].abs()).fill_nan(0).max()) <= allowed, name  # type: ignore[arg-type]
+
+
+def test_the_roles_of_the_tft_say_which_columns_are_known_ahead() -> None:
+    chosen = FEATURE_SETS["tft"]
+
+    assert set(chosen.roles) == set(chosen.columns)
+    assert all(BAR_FEATURES[name].calendar == (role == "known") for name, role in chosen.roles.items())
+    assert {"hour_sin", "hour_cos"} <= {name for name, role in chosen.roles.items() if role == "known"}
+
+
+@pytest.mark.parametrize("name", list(BAR_FEATURES))
+def test_a_column_is_null_up_to_its_warm_up_and_a_number_ever_after(name: str, built: pl.DataFrame) -> None:
+    warmup = BAR_FEATURES[name].warmup
+
+    assert built[name][:warmup].null_count() == warmup
+    assert built[name][warmup:].null_count() == 0
+    assert built[name][warmup:].is_finite().all()
+
+
+def test_the_newest_value_needs_its_warm_up_and_nothing_older(bars: pl.DataFrame, built: pl.DataFrame) -> None:
+    # Live, a model gets the last bars alone: they must give what the whole history gives.
+    by_warmup = sorted(MOVING, key=lambda name: BAR_FEATURES[name].warmup)
+    for warmup, names in groupby(by_warmup, key=lambda name: BAR_FEATURES[name].warmup):
+        few, _, _ = build_bar_features(bars.tail(warmup + 1), EVERY, SCHEMA)
+        for name in names:
+            assert few[name][warmup] == pytest.approx(built[name][-1], rel=1e-9, abs=1e-9), name
+
+
+def test_the_newest_value_is_as_good_after_a_tick_a_million_times_too_high(bars: pl.DataFrame) -> None:
+    # A running sum would carry the tick's rounding for ever.
+    hit = pl.int_range(pl.len()) == 20
+    wild = bars.with_columns(
+        pl.when(hit).then(pl.col(name) * 1e6).otherwise(pl.col(name)).alias(name) for name in (*PRICES, "volume")
+    )
+    end = bars.height - 1
+
+    whole, _, _ = build_bar_features(wild, EVERY, SCHEMA)
+    few, _, _ = build_bar_features(wild.slice(end - LONGEST, LONGEST + 1), EVERY, SCHEMA)
+
+    for name in MOVING:
+        assert few[name][LONGEST] == pytest.approx(whole[name][end], rel=1e-9, abs=1e-9), name
+
+
+def test_two_symbols_together_give_what_each_gives_alone(bars: pl.DataFrame, built: pl.DataFrame) -> None:
+    other = walk(LONGEST + 40, seed=7, symbol="BBB", segment=1, level=3e4)
+
+    together, _, _ = build_bar_features(pl.concat([bars, other]), EVERY, SCHEMA)
+    alone, _, _ = build_bar_features(other, EVERY, SCHEMA)
+
+    assert together.filter(pl.col("unique_id") == "AAA").equals(built)
+    assert together.filter(pl.col("unique_id") == "BBB").equals(alone)
+
+
+def test_a_new_segment_of_one_symbol_warms_up_anew(bars: pl.DataFrame) -> None:
+    cut = bars.with_columns((pl.int_range(pl.len()) >= 60).cast(pl.Int64).alias("segment"))
+
+    made, columns, _ = build_bar_features(cut, ["plain10"], SCHEMA)
+
+    for name, its in columns.items():
+        assert made[name][60 : 60 + its.warmup].null_count() == its.warmup, name
+        assert made[name][60 + its.warmup] is not None, name
+
+
+def test_a_segment_shorter_than_every_window_has_no_values_and_no_error() -> None:
+    made, columns, _ = build_bar_features(walk(1), EVERY, SCHEMA)
+
+    assert [name for name in columns if made[name][0] is not None] == [
+        name for name, its in BAR_FEATURES.items() if its.warmup == 0
+    ]
+
+
+def test_a_market_that_stands_still_without_volume_gives_neutral_numbers() -> None:
+    still = walk(LONGEST + 5).with_columns(*(pl.lit(100.1).alias(name) for name in PRICES), pl.lit(0.0).alias("volume"))
+
+    made, columns, _ = build_bar_features(still, EVERY, SCHEMA)
+    last = made.row(-1, named=True)
+
+    assert all(made[name].null_count() == its.warmup for name, its in columns.items())
+    assert (last["rsi_14"], last["stoch_k_14"], last["williams_14"], last["mfi_14"]) == (50, 50, -50, 50)
+    assert (last["bb_position"], last["kc_position"], last["volume_ratio_20"]) == (0.5, 0.5, 1)
+    for name in ("return_20", "macd_hist", "cci_20", "adx_14", "hvol_20", "atr_ratio_14", "volume_zscore_20", "obv_20"):
+        assert last[name] == pytest.approx(0, abs=1e-12), name
+
+
+def test_a_market_that_comes_to_rest_forgets_its_last_move() -> None:
+    # Rolling variances that keep rounding errors would divide noise by noise here.
+    bars = walk(2 * LONGEST + 120)
+    last = bars["close"][LONGEST]
+    rest = pl.int_range(pl.len()) > LONGEST
+    calm = bars.with_columns(
+        *(pl.when(rest).then(last).otherwise(pl.col(name)).alias(name) for name in PRICES),
+        pl.when(rest).then(1000.0).otherwise(pl.col("volume")).alias("volume"),
+    )
+
+    last_row = build_bar_features(calm, EVERY, SCHEMA)[0].row(-1, named=True)
+
+    for name in ("return_z_20", "hvol_60", "slope_60", "cci_20", "volume_zscore_50", "micro_autocorr_20", "macd_hist"):
+        assert last_row[name] == pytest.approx(0, abs=1e-9), name
+    assert last_row["bb_position"] == last_row["kc_position"] == 0.5
+
+
+def test_rising_prices_rise_in_every_column_of_direction() -> None:
+    n = LONGEST + 10
+    close = 100 * 1.001 ** np.arange(n)
+    up = walk(n).with_columns(
+        pl.Series("open", close / 1.001), pl.Series("high", close), pl.Series("low", close / 1.001), close=close
+    )
+
+    row = build_bar_features(up, EVERY, SCHEMA)[0].row(-1, named=True)
+
+    assert row["return_5"] == pytest.approx(1.001**5 - 1)
+    assert row["log_return_20"] == pytest.approx(20 * np.log(1.001))
+    assert row["roc_10"] == pytest.approx(100 * (1.001**10 - 1))
+    assert row["rsi_14"] == pytest.approx(100)
+    assert (row["stoch_k_14"], row["williams_14"]) == pytest.approx((100, 0))
+    assert row["adx_14"] == pytest.approx(100)
+    assert row["adx_minus_14"] == 0
+    assert row["adx_plus_14"] > 90
+    assert (row["supertrend_side"], row["micro_clv"], row["obv_20"]) == (1, 1, 1)
+    assert min(row["macd_line"], row["supertrend_gap"], row["wavelet_close_d1"], row["wavelet_close_d3"]) > 0
+    assert row["wavelet_close_approx"] == pytest.approx(3.5 * np.log(1.001))
+
+
+def test_hours_and_days_turn_once_around_their_circles() -> None:
+    times = [datetime(2024, 1, 1, 6), datetime(2024, 1, 1, 14, 30), datetime(2024, 1, 3, 23, 55)]  # Monday, Wednesday
+    made, _, _ = build_bar_features(walk(3).with_columns(ds=pl.Series(times).cast(pl.Datetime("us"))), ["tft"], SCHEMA)
+
+    assert made.select("hour_sin", "hour_cos").row(0) == pytest.approx((1, 0))
+    assert made["hour_sin"][1] == pytest.approx(np.sin(2 * np.pi * 14.5 / 24))
+    assert made.select("dayofweek_sin", "dayofweek_cos").row(0) == pytest.approx((0, 1))
+    assert made["dayofweek_sin"][2] == pytest.approx(np.sin(2 * np.pi * 2 / 7))
+    assert made.select("session_asia", "session_london", "session_newyork").rows() == [(1, 0, 0), (0, 1, 1), (0, 0, 0)]
+
+
+def test_the_clock_stands_still_on_daily_bars() -> None:
+    days = walk(40).with_columns(
+        ds=pl.datetime_range(datetime(2024, 1, 1), datetime(2024, 2, 9), "1d", time_unit="us", eager=True)
+    )
+
+    made, _, _ = build_bar_features(days, ["tft"], BarsSchema(freq="D"))
+
+    assert made["hour_sin"].n_unique() == made["hour_cos"].n_unique() == 1
+    assert made["dayofweek_sin"].n_unique() > 1
+
+
+def test_columns_asked_for_by_two_sets_are_made_once(bars: pl.DataFrame) -> None:
+    made, columns, sets = build_bar_features(bars, ["plain10", "volatility_time"], SCHEMA)
+
+    assert list(sets) == ["plain10", "volatility_time"]
+    assert list(columns) == list(dict.fromkeys((*sets["plain10"], *sets["volatility_time"])))
+    assert made.columns == [*bars.columns, *columns]
+    assert made.select(bars.columns).equals(bars)
+    assert all(columns[name].block == BAR_FEATURES[name].block for name in columns)
+    assert all(columns[name].warmup == BAR_FEATURES[name].warmup for name in columns)
+
+
+def test_an_unknown_set_is_refused_with_those_there_are(bars: pl.DataFrame) -> None:
+    with pytest.raises(ConfigError, match=r"unknown feature set 'boosting'.*boosting_optimal.*feature_set"):
+        build_bar_features(bars, ["boosting"], SCHEMA)
+
+
+def test_the_sentry_finds_nothing_in_any_set(bars: pl.DataFrame) -> None:
+    for cutoff in (bars["ds"][LONGEST - 100], bars["ds"][LONGEST + 40]):
+        assert sentry.bar_future_leaks(bars, list(FEATURE_SETS), SCHEMA, cutoff, seed=3) == []
+
+
+def test_the_sentry_names_a_column_that_looks_ahead(bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaky(frame: pl.DataFrame, sets: object, schema: BarsSchema) -> object:
+        made, columns, resolved = build_bar_features(frame, ["plain10"], schema)
+        # one bar ahead: what a smoother centred on its bar sees
+        return made.with_columns(pl.col("return_5").shift(-1).over("segment")), columns, resolved
+
+    monkeypatch.setattr(sentry, "build_bar_features", leaky)
+
+    assert sentry.bar_future_leaks(bars, ["plain10"], SCHEMA, bars["ds"][100], seed=3) == ["return_5"]
+
+
+def test_the_documentation_holds_the_catalogue_as_it_is(repository: Path) -> None:
+    assert feature_table() in (repository / "docs" / "bar-features.md").read_text()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real bars are not beside the checkout (../shared/data/market)")
+@pytest.mark.parametrize(
+    ("file", "freq", "calendar"),
+    [
+        ("crypto_30m", "30min", "continuous"),
+        ("crypto_5m", "5min", "continuous"),
+        ("fx_1h", "h", "weekdays"),
+        ("fx_5m", "5min", "weekdays"),
+        ("stocks_daily", "D", "business_days"),
+    ],
+)
+def test_real_bars_give_whole_bounded_columns_that_do_not_repeat_one_another(
+    file: str, freq: str, calendar: str
+) -> None:
+    schema = BarsSchema.model_validate({"freq": freq, "calendar": calendar})
+    rows = pl.read_parquet(DATA / f"{file}.parquet").rename({"symbol": "unique_id", "ts": "ds"})
+    rows = rows.with_columns(pl.col("ds").cast(pl.Datetime("us")), pl.col(*PRICES, "volume").cast(pl.Float64))
+    some = rows["unique_id"].unique().sort()[:2].implode()
+    # as the raw gate leaves them: bars with a missing price are out
+    kept = rows.filter(pl.col("unique_id").is_in(some)).drop_nulls().sort("unique_id", "ds")
+    frame, _ = segmented(kept.group_by("unique_id", maintain_order=True).tail(3000), schema)
+
+    made, columns, sets = build_bar_features(frame, EVERY, schema)
+    position = pl.int_range(pl.len()).over("segment")
+    warm = made.filter(frame.select(position >= LONGEST).to_series())
+
+    assert warm.height > 1000
+    for name, its in columns.items():
+        assert warm[name].null_count() == 0, name
+        bounds = BAR_FEATURES[name].bounds
+        if bounds is not None:
+            low, high = float(warm[name].min()), float(warm[name].max())  # type: ignore[arg-type]
+            assert bounds[0] - 1e-9 <= low <= high <= bounds[1] + 1e-9, name
+        assert its.warmup < schema.bars_per_year
+    values = warm.select(sets["boosting_optimal"]).to_numpy()
+    values = values[:, values.std(axis=0) > 0]
+    same = np.abs(np.corrcoef(values, rowvar=False)) > 0.98
+    distinct = [i for i in range(values.shape[1]) if not same[i, :i].any()]
+    assert len(distinct) >= 70
