@@ -122,6 +122,6 @@ def test_a_price_in_other_units_changes_nothing(frame: pl.DataFrame, power: int)
 @given(markets(), st.integers(1, 500))
 def test_only_the_calendar_reads_the_clock(frame: pl.DataFrame, hours: int) -> None:
     later = frame.with_columns(pl.col("ds") + timedelta(hours=hours))
-    timeless = [name for name in BAR_FEATURES if not BAR_FEATURES[name].calendar and name != "close"]
+    timeless = [name for name in BAR_FEATURES if not BAR_FEATURES[name].calendar and name != "raw_close"]
 
     assert _built(frame).select(timeless).equals(_built(later).select(timeless))

@@ -21,7 +21,7 @@ PRICES = ("open", "high", "low", "close")
 EVERY = ("boosting_optimal", "chronos_raw")
 """Sets that hold every column of the catalogue between them."""
 CALENDAR = [name for name, its in BAR_FEATURES.items() if its.calendar]
-MOVING = [name for name in BAR_FEATURES if name not in (*CALENDAR, "close")]
+MOVING = [name for name in BAR_FEATURES if name not in (*CALENDAR, "raw_close")]
 LONGEST = max(its.warmup for its in BAR_FEATURES.values())
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "market"
 
@@ -147,6 +147,60 @@ def test_the_newest_value_is_as_good_after_a_tick_a_million_times_too_high(bars:
 
     for name in MOVING:
         assert few[name][LONGEST] == pytest.approx(whole[name][end], rel=1e-9, abs=1e-9), name
+
+
+def test_ties_of_prices_on_a_tick_are_ties_in_any_unit_and_in_any_tail() -> None:
+    # Directional movement and money flow ask which of two moves is larger: rounding must not answer.
+    ticks = walk(4 * LONGEST, level=60).with_columns(pl.col(PRICES).round(2))
+    whole, columns, _ = build_bar_features(ticks, EVERY, SCHEMA)
+    rated = [name for name in columns if name != "raw_close"]
+
+    for unit in (1e5, 1e-3, 3.7):
+        other, _, _ = build_bar_features(ticks.with_columns(pl.col(PRICES) * unit), EVERY, SCHEMA)
+        for name in rated:
+            assert float((whole[name] - other[name]).abs().max()) <= 1e-8, (name, unit)  # type: ignore[arg-type]
+    for end in range(2 * LONGEST, 4 * LONGEST, 61):
+        few, _, _ = build_bar_features(ticks.slice(end - LONGEST, LONGEST + 1), EVERY, SCHEMA)
+        for name in rated:
+            assert few[name][LONGEST] == pytest.approx(whole[name][end], rel=1e-9, abs=1e-9), (name, end)
+
+
+@pytest.mark.parametrize("missing", [*PRICES, "volume"])
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -1.0])
+def test_a_missing_value_empties_what_reads_it_and_changes_nothing_else(
+    missing: str, value: float | None, bars: pl.DataFrame, built: pl.DataFrame
+) -> None:
+    at = 60
+    holed = bars.with_columns(
+        pl.when(pl.int_range(pl.len()) == at).then(pl.lit(value, dtype=pl.Float64)).otherwise(missing).alias(missing)
+    )
+
+    made, columns, _ = build_bar_features(holed, ["boosting_optimal"], SCHEMA)
+
+    for name, its in columns.items():
+        # never a number made of a hole, and none withheld for longer than the hole is in the window
+        assert float((made[name] - built[name]).abs().max()) <= 1e-9, name  # type: ignore[arg-type]
+        assert made[name][:at].equals(built[name][:at]), name
+        reach = slice(max(at, its.warmup), at + its.warmup + 1)
+        read = made[name][at] is None if its.warmup <= at else made[name].null_count() > its.warmup
+        assert made[name][reach].null_count() == (len(made[name][reach]) if read else 0), name
+        assert made[name][at + its.warmup + 1 :].null_count() == 0, name
+    emptied = {name for name in columns if made[name].null_count() > columns[name].warmup}
+    seen = {"open": "micro_body", "high": "stoch_k_14", "low": "cci_14", "close": "macd_hist", "volume": "mfi_14"}
+    spared = {"open": "rsi_14", "high": "hvol_20", "low": "macd_hist", "close": "hvol_bar", "volume": "adx_14"}
+    assert seen[missing] in emptied
+    assert spared[missing] not in emptied
+    assert not emptied & set(CALENDAR)
+
+
+def test_a_missing_first_close_costs_the_first_bar_alone() -> None:
+    first = pl.int_range(pl.len()) == 0
+    holed = walk(40).with_columns(pl.when(first).then(None).otherwise(pl.col("close")).alias("close"))
+
+    made, _, _ = build_bar_features(holed, ["plain10"], SCHEMA)
+
+    assert made["return_1"][:3].is_null().to_list() == [True, True, False]
+    assert made["hvol_20"][21] is not None
 
 
 def test_two_symbols_together_give_what_each_gives_alone(bars: pl.DataFrame, built: pl.DataFrame) -> None:

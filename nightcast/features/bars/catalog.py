@@ -135,7 +135,7 @@ def _catalogue() -> dict[str, BarFeature]:
         ("session_newyork", lambda: _between(13, 21), (0, 1)),
     ):
         f[name] = BarFeature("calendar", 0, make, bounds, calendar=True)
-    add("close", "raw", 0, lambda: pl.col(CLOSE).cast(pl.Float64))
+    add("raw_close", "raw", 0, lambda: pl.col(CLOSE).cast(pl.Float64))
     return f
 
 
@@ -153,6 +153,8 @@ def _between(first: int, last: int) -> pl.Expr:
 
 
 SIDE, GAP = "_supertrend_side", "_supertrend_gap"
+READS: Final = {**x.READS, SIDE: x.READS[x.TR], GAP: x.READS[x.TR]}
+"""Column of an expression -> the columns of the bars it is made of."""
 SUPERTREND: Final = x.wilder_window(10) + 60
 """Bars before the SuperTrend is known: its true range, and 60 bars for its band to settle."""
 
@@ -189,7 +191,7 @@ _RAW = ("return_1", "log_return_1", "volume_ratio_20")
 FEATURE_SETS: Final[Mapping[str, FeatureSet]] = MappingProxyType(
     {
         "boosting_optimal": FeatureSet(
-            tuple(name for name in BAR_FEATURES if name != "close"), "everything without a level, for trees"
+            tuple(name for name in BAR_FEATURES if name != "raw_close"), "everything without a level, for trees"
         ),
         "neural_optimal": FeatureSet(
             (
@@ -245,7 +247,7 @@ FEATURE_SETS: Final[Mapping[str, FeatureSet]] = MappingProxyType(
         ),
         "nbeats_raw": FeatureSet(("log_return_1",), "returns alone"),
         "linear_raw": FeatureSet((*_RAW, "hvol_bar"), "returns, volume and range"),
-        "chronos_raw": FeatureSet(("close",), "the close as it is; the model scales it itself"),
+        "chronos_raw": FeatureSet(("raw_close",), "the close as it is; the model scales it itself"),
         "volatility_time": FeatureSet(
             (
                 *("hvol_5", "hvol_10", "hvol_20", "hvol_60", "hvol_ratio_5_20", "hvol_ratio_10_60", "hvol_bar"),
@@ -270,6 +272,8 @@ def build_bar_features(
     frame: pl.DataFrame, sets: Sequence[str], schema: BarsSchema
 ) -> tuple[pl.DataFrame, dict[str, BarColumn], dict[str, tuple[str, ...]]]:
     """Add the columns of some sets; the first `warmup` bars of each segment are null.
+
+    After a missing price or volume (null, not finite, not positive) a column that reads it warms up anew.
 
     Parameters
     ----------
@@ -299,28 +303,30 @@ def build_bar_features(
     work = x.prepared(frame)
     if any(name.startswith("supertrend") for name in names):
         work = add_supertrend(work, side=SIDE, gap=GAP)
-    position = pl.int_range(pl.len()).over(SEGMENT)
     made = {name: BAR_FEATURES[name] for name in names}
     columns = [
         its.make().alias(name) if its.calendar else its.make().over(SEGMENT).alias(name) for name, its in made.items()
     ]
     values = (
         work.lazy()
-        .with_columns(position.alias("_position"))
         .with_columns(columns)
         .select(
             *(
-                pl.when((pl.col("_position") >= its.warmup) & pl.col(name).is_finite()).then(pl.col(name)).alias(name)
+                pl.when(_warm(its) & pl.col(name).is_finite()).then(pl.col(name)).alias(name)
                 for name, its in made.items()
             )
         )
         .collect()
     )
     facts = {name: BarColumn(block=its.block, warmup=its.warmup) for name, its in made.items()}
-    clash = [name for name in names if name in frame.columns]
-    # a raw column that is its own feature keeps one place
-    values = values.drop(clash)
     return frame.hstack(values), facts, {name: FEATURE_SETS[name].columns for name in sets}
+
+
+def _warm(feature: BarFeature) -> pl.Expr:
+    """Whether every value that a feature looks at is known; its warm-up starts anew after a missing one."""
+    roots = feature.make().meta.root_names()
+    bars = {column for root in roots for column in READS.get(root, ())}
+    return pl.all_horizontal(pl.lit(True), *(pl.col(x.since(column)) >= feature.warmup for column in sorted(bars)))
 
 
 def feature_table() -> str:

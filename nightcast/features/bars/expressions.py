@@ -15,7 +15,7 @@ from typing import Final
 
 import polars as pl
 
-from nightcast.contracts.columns import CLOSE, HIGH, LOW, OPEN, SEGMENT, VOLUME
+from nightcast.contracts.columns import BAR_COLUMNS, CLOSE, HIGH, LOW, OPEN, SEGMENT, VOLUME
 
 TINY: Final = 1e-12
 O, H, L, C, V, R, TR = "_o", "_h", "_l", "_c", "_v", "_r", "_tr"  # noqa: E741  # the field's own letters
@@ -28,22 +28,53 @@ def prepared(frame: pl.DataFrame) -> pl.DataFrame:
 
     `_r` is the one-bar log return and `_tr` the true range, both as if the bar before the segment had closed at the
     first bar's open.
+
+    A price that is not positive, a volume below 0 and what is not finite count as missing. Something stands in for them
+    here, because weighted windows take no nulls; `_since_<column>` counts the known values in a row up to each bar,
+    less one, and the builder leaves out every value that would reach further back.
     """
-    base = pl.col(CLOSE).cast(pl.Float64).first().over(SEGMENT)
-    volume = pl.col(VOLUME).cast(pl.Float64)
-    reference = volume.filter(volume > 0).first().over(SEGMENT).fill_null(1.0)
+    row = pl.int_range(pl.len(), dtype=pl.Int64)
+    known = {name: _known(name) for name in BAR_COLUMNS}
+    frame = frame.with_columns(known.values())
+    # prices are relative to the first known close: before it there are none
+    begun = pl.col(CLOSE).is_not_null().cum_max()
+    for name in BAR_COLUMNS:
+        missing = pl.col(name).is_null() if name == VOLUME else pl.col(name).is_null() | ~begun
+        last = pl.when(missing).then(row).forward_fill().fill_null(-1)
+        frame = frame.with_columns((row - last - 1).over(SEGMENT).alias(since(name)))
+    base = pl.col(CLOSE).drop_nulls().first().over(SEGMENT)
+    reference = pl.col(VOLUME).filter(pl.col(VOLUME) > 0).first().over(SEGMENT).fill_null(1.0)
     frame = frame.with_columns(
-        *(
-            (pl.col(name).cast(pl.Float64) / base).alias(short)
-            for name, short in ((OPEN, O), (HIGH, H), (LOW, L), (CLOSE, C))
-        ),
-        (volume / reference).alias(V),
+        *((pl.col(name) / base).alias(short) for name, short in ((OPEN, O), (HIGH, H), (LOW, L), (CLOSE, C))),
+        (pl.col(VOLUME) / reference).alias(V),
+    ).with_columns(
+        *(pl.col(name).forward_fill().over(SEGMENT).fill_null(1.0) for name in (O, H, L, C)),
+        *(pl.col(name).forward_fill().over(SEGMENT).fill_null(0.0) for name in (V, VOLUME)),
+        *(pl.col(name).forward_fill().over(SEGMENT).fill_null(1.0) for name in (OPEN, HIGH, LOW, CLOSE)),
     )
     before = pl.col(C).shift(1).over(SEGMENT).fill_null(pl.col(O))
     return frame.with_columns(
         (pl.col(C) / before).log().alias(R),
         (pl.max_horizontal(pl.col(H), before) - pl.min_horizontal(pl.col(L), before)).alias(TR),
     )
+
+
+def _known(name: str) -> pl.Expr:
+    value = pl.col(name).cast(pl.Float64)
+    sound = value >= 0 if name == VOLUME else value > 0
+    return pl.when(value.is_finite() & sound).then(value).alias(name)
+
+
+def since(column: str) -> str:
+    """Name of the count of known values in a row."""
+    return f"_since_{column}"
+
+
+READS: Final = {
+    **{O: (OPEN,), H: (HIGH,), L: (LOW,), C: (CLOSE,), V: (VOLUME,), R: (CLOSE,), TR: (HIGH, LOW, CLOSE)},
+    **{name: (name,) for name in BAR_COLUMNS},
+}
+"""Prepared column -> the columns of the bars it is made of."""
 
 
 def added(terms: Iterable[pl.Expr]) -> pl.Expr:
@@ -172,19 +203,18 @@ def cci(bars: int) -> pl.Expr:
 def mfi(bars: int) -> pl.Expr:
     """Money flow index, 0 to 100; 50 where no money flows."""
     typical = (pl.col(H) + pl.col(L) + pl.col(C)) / 3
-    # the sign comes from prices as they are: ties must stay ties
-    raw = pl.col(HIGH).cast(pl.Float64) + pl.col(LOW).cast(pl.Float64) + pl.col(CLOSE).cast(pl.Float64)
-    flow, step = typical * pl.col(V), raw.diff().fill_null(0.0)
-    up = pl.when(step > 0).then(flow).otherwise(0.0).rolling_sum(bars)
-    down = pl.when(step < 0).then(flow).otherwise(0.0).rolling_sum(bars)
+    # ties must stay ties in any unit: a difference of rounding is none
+    flow, step = typical * pl.col(V), typical.diff().fill_null(0.0)
+    up = pl.when(step > TINY).then(flow).otherwise(0.0).rolling_sum(bars)
+    down = pl.when(step < -TINY).then(flow).otherwise(0.0).rolling_sum(bars)
     return (100 * ratio(up, up + down, 0.5)).clip(0, 100)
 
 
 def directional(bars: int, part: str) -> pl.Expr:
     """Directional movement (Wilder 1978), 0 to 100: `plus`, `minus` or `adx`."""
     up, down = pl.col(H).diff().fill_null(0.0), (-pl.col(L).diff()).fill_null(0.0)
-    plus = pl.when((up > down) & (up > 0)).then(up).otherwise(0.0)
-    minus = pl.when((down > up) & (down > 0)).then(down).otherwise(0.0)
+    plus = pl.when((up > down + TINY) & (up > 0)).then(up).otherwise(0.0)
+    minus = pl.when((down > up + TINY) & (down > 0)).then(down).otherwise(0.0)
     spread = wilder(pl.col(TR), bars)
     p, m = 100 * ratio(wilder(plus, bars), spread), 100 * ratio(wilder(minus, bars), spread)
     if part == "adx":
