@@ -25,7 +25,7 @@ from nightcast.sources.spec import WorkloadFile
 from workloads.bars import BASELINES, LEARNERS, bars_workload
 from workloads.stages import Evaluation, decide, evaluate
 
-HORIZON_BARS = (5,)
+HORIZON_BARS = (5, 20)
 
 
 def market(params: dict[str, Any], models: Sequence[str], folds: dict[str, int]) -> Any:

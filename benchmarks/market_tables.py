@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from nightcast.contracts.columns import HORIZON, MODEL
+from workloads.bars import BASELINES
 
 NUMBERS = (
     *("macro_f1", "f1_excess_low", "direction_auc", "auc_low", "brier_skill"),
@@ -32,7 +33,8 @@ def table(night: Path, manifest: dict[str, Any]) -> str:
     days = ensemble.get_column("cutoff").dt.truncate("1d").n_unique()
     counts = manifest["counts"]
     names = ("seed_gate", "skill_gate", "economic_gate", *NUMBERS)
-    shown = verdicts.filter(pl.col("trades").is_not_null()).sort(HORIZON, MODEL)
+    plain = [name for name in BASELINES if name != "volatility_only"]
+    shown = verdicts.filter(~pl.col(MODEL).is_in(plain)).sort(HORIZON, MODEL)
     pbo = verdicts.get_column("pbo").drop_nulls()
     lines = [
         f"### {manifest['source'].rsplit('/', 1)[-1]}, as of {str(manifest['as_of'])[:16]}",
