@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from nightcast.evaluation.backtest import run_backtest
-from nightcast.evaluation.class_scores import class_scores
 
 from nightcast.contracts.bars import BarDataset
 from nightcast.contracts.columns import CLASS_PROBS, HORIZON, ID, MODEL, SIGNAL, TARGET, TIME
 from nightcast.contracts.workload import Document
+from nightcast.evaluation.backtest import run_backtest
+from nightcast.evaluation.class_scores import class_scores
+from nightcast.evaluation.market_verdicts import trading_baselines
 from nightcast.reports.tearsheet import render_tearsheet
-from workloads.factory.comparison import comparison_report, prediction_correlation
+from workloads.factory.comparison import comparison_report, markdown, prediction_correlation
+
+RANDOM_ENTRIES = 40
+"""Draws of random entries beside the ensemble."""
 
 
 def market_documents(evaluation: Any, dataset: BarDataset, folder: Path) -> tuple[Document, ...]:
@@ -58,5 +62,8 @@ def market_documents(evaluation: Any, dataset: BarDataset, folder: Path) -> tupl
         )
     path = folder / "model_comparison.md"
     text = comparison_report(table, prediction_correlation(evaluation.members))
+    rules = trading_baselines(evaluation.ensemble, dataset, seed=1, draws=RANDOM_ENTRIES)
+    words = f"Random entries keep the ensemble's turnover; 5 and 95 % of {RANDOM_ENTRIES} draws, after costs."
+    text += "\n".join(["", "## Plain rules on the same bars", "", words, "", *markdown(rules), ""])
     path.write_text(text, encoding="utf-8")
     return (Document("Comparison of all models", path), *documents)

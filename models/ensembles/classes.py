@@ -11,11 +11,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from models.ensembles.pooling import Floats, apply_stack, fit_stack, log_loss, log_pool, simplex_weights
-from nightcast.contracts.columns import CLASS_PROBS, CUTOFF, HORIZON, ID, LABEL_END, MODEL, TARGET, TIME
+from nightcast.contracts.columns import CLASS_PROBS, CUTOFF, HORIZON, ID, MODEL, TARGET, TIME
 from nightcast.contracts.errors import ConfigError, TrainingError
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.prediction import KEYS, ClassProbs
 from nightcast.contracts.recipe import CombinerPlan
+from nightcast.evaluation.decisions import ended_before
 
 LABEL: Final = "ensemble"
 
@@ -133,7 +134,7 @@ class ClassCombiner:
             rows = oof.filter(pl.col(CUTOFF).is_between(first, last))
             if rows.is_empty():
                 continue
-            known = oof.filter((pl.col(CUTOFF) < first) & (pl.col(LABEL_END) < first))
+            known = ended_before(oof, first)
             table = self.fit(known, plan, baselines=baselines) if known.height else self._untaught(rows, baselines)
             its = {str(key[0]): ClassProbs.of(part) for key, part in rows.partition_by(MODEL, as_dict=True).items()}
             parts.append(self.apply(its, table).frame)

@@ -21,6 +21,7 @@ from nightcast.contracts.schema import CostPlan
 
 Policy = Literal["tranches", "single"]
 DAY: Final = "day"
+_DAY_US: Final = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Backtest:
             "worst_month_share": float(months.max() / total) if total > 0 else None,
         }
 
+    def hit_rates(self) -> dict[str, float | None]:
+        """Share of the trades of each side, `short` and `long`, whose price went its way; None without such a trade."""
+        gross, side = (self.trades.get_column(name).to_numpy() for name in ("gross", "side"))
+        rates = {name: gross[side == sign] > 0 for name, sign in (("short", -1), ("long", 1))}
+        return {name: float(hits.mean()) if len(hits) else None for name, hits in rates.items()}
+
 
 def run_backtest(
     bars: pl.DataFrame,
@@ -116,19 +123,13 @@ def run_backtest(
     Raises
     ------
     ConfigError
-        If a signal repeats, is none of -1, 0, 1, or lies on no bar; or the horizon is below 1.
+        If a signal repeats, is none of -1, 0, 1, or lies on no bar; if bars are not sorted, repeat, or lack a price
+        where they are traded; or the horizon is below 1.
     """
     from nightcast.evaluation._backtest_kernels import decision_trades, settle, single_positions, tranche_positions
 
     if horizon < 1:
         raise ConfigError(f"horizon {horizon}", expected="bars to hold, 1 or more", remedy="correct the horizon")
-    if signals.select(ID, TIME).is_duplicated().any():
-        twice = signals.filter(signals.select(ID, TIME).is_duplicated())
-        raise ConfigError(
-            f"two signals for {twice[ID][0]!r} at {twice[TIME][0]}",
-            expected="one signal per symbol and bar",
-            remedy="hand over one model and horizon at a time",
-        )
     wrong = signals.filter(~pl.col(SIGNAL).is_in([-1, 0, 1]).fill_null(False))
     if wrong.height:
         raise ConfigError(
@@ -136,24 +137,19 @@ def run_backtest(
             expected="-1, 0 or 1",
             remedy="turn probabilities into signals first",
         )
-    span = bars.select(ID, TIME, SESSION, OPEN, CLOSE)
-    if signals.height:
-        asked = signals.get_column(TIME).sort()
-        first, clock = asked[0], span.get_column(TIME).unique().sort()
-        newest = int(np.searchsorted(clock.to_numpy(), asked.to_numpy()[-1], side="right")) - 1
-        end = clock[min(len(clock) - 1, newest + horizon)]
-        span = span.filter(pl.col(TIME).is_between(first, end))
-    frame = span.join(signals.select(ID, TIME, SIGNAL), on=[ID, TIME], how="left", maintain_order="left")
-    found = int(frame.get_column(SIGNAL).is_not_null().sum())
-    if found != signals.height:
-        raise ConfigError(
-            f"{signals.height - found} of {signals.height} signals lie on no bar",
-            expected="signals at the start times of bars",
-            remedy="look at the times: a signal is dated by the bar at whose close it falls",
-        )
-    s = frame.get_column(SIGNAL).fill_null(0).cast(pl.Float64).to_numpy()
-    open_, close = (frame.get_column(name).cast(pl.Float64).to_numpy() for name in (OPEN, CLOSE))
-    last = _last_rows(frame.get_column(SESSION).to_numpy())
+    times, symbol = _times(bars), bars.get_column(ID).rle_id().cast(pl.Int64).to_numpy()
+    _check_order(bars, times, symbol)
+    at = _rows_of(signals, bars, times, symbol)
+    whole = np.zeros(bars.height)
+    whole[at] = signals.get_column(SIGNAL).cast(pl.Float64).to_numpy()
+    keep = np.ones(bars.height, dtype=bool)
+    if len(at):
+        later = np.unique(times[times >= times[at].max()])
+        keep = (times >= times[at].min()) & (times <= later[min(horizon, len(later) - 1)])
+    frame = bars.select(ID, TIME, SESSION, OPEN, CLOSE).filter(pl.Series(keep))
+    s, times, symbol = whole[keep], times[keep], symbol[keep]
+    open_, close = (_prices(frame, name) for name in (OPEN, CLOSE))
+    last = _last_rows(frame.get_column(SESSION).to_numpy(), symbol)
     position = (tranche_positions if policy == "tranches" else single_positions)(s, last, horizon)
     side = costs.side * cost_factor
     gross, cost = settle(position, open_, close, last, side)
@@ -166,25 +162,19 @@ def run_backtest(
         pl.Series("traded", traded),
     )
     entry, leave, ret = decision_trades(s, open_, close, last, horizon, policy == "single")
-    times, names = frame.get_column(TIME), frame.get_column(ID)
+    stamps, names = frame.get_column(TIME), frame.get_column(ID)
     trades = pl.DataFrame(
         {
             ID: names.gather(entry),
-            "entry": times.gather(entry),
-            "exit": times.gather(leave),
+            "entry": stamps.gather(entry),
+            "exit": stamps.gather(leave),
             "side": s[entry - 1].astype(np.int8),
             "gross": ret,
             "net": ret - 2 * side,
             "bars": (leave - entry + 1).astype(np.int32),
         }
     )
-    symbols = max(1, per_bar.get_column(ID).n_unique())
-    daily = (
-        per_bar.group_by(pl.col(TIME).dt.truncate("1d").alias(DAY))
-        .agg(pl.col("gross", "cost", "net").sum() / symbols)
-        .sort(DAY)
-    )
-    return Backtest(per_bar, daily, trades)
+    return Backtest(per_bar, _daily(times, gross, cost, len(np.unique(symbol))), trades)
 
 
 def sharpe(returns: NDArray[np.float64], periods: float) -> float | None:
@@ -195,9 +185,91 @@ def sharpe(returns: NDArray[np.float64], periods: float) -> float | None:
     return float(returns.mean() / spread * math.sqrt(periods)) if spread > 1e-15 else None
 
 
-def _last_rows(codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row the last row of its run of equal codes."""
-    if not len(codes):
+def _times(frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Microseconds since 1970."""
+    return frame.get_column(TIME).cast(pl.Datetime("us")).to_physical().to_numpy()
+
+
+def _check_order(bars: pl.DataFrame, times: NDArray[np.int64], symbol: NDArray[np.int64]) -> None:
+    """Refuse bars that are not sorted by symbol and time, or that repeat: positions would be held over other bars."""
+    if not len(times):
+        return
+    back = np.flatnonzero((np.diff(times) <= 0) & (np.diff(symbol) == 0))
+    split = bars.get_column(ID).n_unique() != symbol[-1] + 1
+    if len(back) or split:
+        row = int(back[0]) + 1 if len(back) else 0
+        where = f"at {bars[TIME][row]} of {bars[ID][row]!r}" if len(back) else "of one symbol lie in several places"
+        raise ConfigError(
+            f"bars {where} are not in order",
+            expected="bars sorted by symbol and time, one per symbol and time",
+            remedy="sort them by unique_id, ds and drop copies first",
+        )
+
+
+def _rows_of(
+    signals: pl.DataFrame, bars: pl.DataFrame, times: NDArray[np.int64], symbol: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Row of each signal's bar; bars in order have rising keys of symbol and time."""
+    asked = signals.select(ID, pl.col(TIME).cast(pl.Datetime("us"))).drop_nulls()
+    names = bars.get_column(ID).gather(np.flatnonzero(np.diff(symbol, prepend=-1))).to_list()
+    code = asked.get_column(ID).replace_strict(names, range(len(names)), default=None, return_dtype=pl.Int64)
+    known = code.is_not_null().to_numpy()
+    rows = np.empty(0, dtype=np.int64)
+    if len(times):
+        low, when = int(times.min()), _times(asked)
+        reach = int(times.max()) - low + 1
+        known &= (when >= low) & (when < low + reach)
+        keys = symbol * reach + (times - low)
+        wanted = code.to_numpy()[known].astype(np.int64) * reach + (when[known] - low)
+        rows = np.searchsorted(keys, wanted)
+        rows = rows[keys[np.minimum(rows, len(keys) - 1)] == wanted]
+    if len(rows) != signals.height:
+        raise ConfigError(
+            f"{signals.height - len(rows)} of {signals.height} signals lie on no bar",
+            expected="signals at the start times of bars",
+            remedy="look at the times: a signal is dated by the bar at whose close it falls",
+        )
+    repeated = np.flatnonzero(np.bincount(rows, minlength=1) > 1)
+    if len(repeated):
+        first = int(repeated[0])
+        raise ConfigError(
+            f"two signals for {bars[ID][first]!r} at {bars[TIME][first]}",
+            expected="one signal per symbol and bar",
+            remedy="hand over one model and horizon at a time",
+        )
+    return rows
+
+
+def _prices(frame: pl.DataFrame, name: str) -> NDArray[np.float64]:
+    """A price column; one missing price would make every sum over it nan."""
+    values = frame.get_column(name).cast(pl.Float64).to_numpy()
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(bad):
+        row = int(bad[0])
+        raise ConfigError(
+            f"{name} {frame[name][row]} of {frame[ID][row]!r} at {frame[TIME][row]}",
+            expected="positive, finite prices at every bar that is traded",
+            remedy="leave such bars out; what is missing makes a gap",
+        )
+    return np.asarray(values)
+
+
+def _daily(
+    times: NDArray[np.int64], gross: NDArray[np.float64], cost: NDArray[np.float64], symbols: int
+) -> pl.DataFrame:
+    """Sums over each day's bars, mean over the symbols; added in the order of the rows, so that bits repeat."""
+    number = times // _DAY_US
+    first = int(number.min()) if len(number) else 0
+    place = number - first
+    there = np.flatnonzero(np.bincount(place))
+    sums = [np.bincount(place, its)[there] / max(1, symbols) for its in (gross, cost, gross - cost)]
+    days = pl.Series(DAY, (there + first) * _DAY_US, dtype=pl.Int64).cast(pl.Datetime("us"))
+    return pl.DataFrame([days, *(pl.Series(n, v) for n, v in zip(("gross", "cost", "net"), sums, strict=True))])
+
+
+def _last_rows(session: NDArray[np.int64], symbol: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each row the last row of its run of one session of one symbol."""
+    if not len(session):
         return np.empty(0, dtype=np.int64)
-    ends = np.append(np.flatnonzero(np.diff(codes)), len(codes) - 1)
+    ends = np.append(np.flatnonzero((np.diff(session) != 0) | (np.diff(symbol) != 0)), len(session) - 1)
     return np.repeat(ends, np.diff(np.append(-1, ends))).astype(np.int64)

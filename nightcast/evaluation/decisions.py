@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -120,7 +121,7 @@ class MarketCalibrator:
         if part.height < 2 * MIN_ROWS:
             return nothing
         border = part.get_column(CUTOFF)[int(self.share * (part.height - 1))]
-        first = part.filter((pl.col(CUTOFF) < border) & (pl.col(LABEL_END) < border))
+        first = ended_before(part, border)
         second = part.filter(pl.col(CUTOFF) >= border)
         if min(first.height, second.height) < MIN_ROWS:
             return nothing
@@ -175,6 +176,22 @@ class MarketCalibrator:
         )
 
 
+def ended_before(rows: pl.DataFrame, first: datetime) -> pl.DataFrame:
+    """The rows whose labels could not end at or after a time, whatever came true.
+
+    A label that is touched early ends early; to keep it and drop its undecided neighbours would teach that a lot
+    happens just before every border. So the last `horizon` decision times before `first` are left out, too.
+    """
+    kept = []
+    for (horizon,), part in rows.partition_by(HORIZON, as_dict=True, maintain_order=True).items():
+        clock = part.get_column(CUTOFF).unique().sort()
+        before = clock.filter(clock < first)
+        if len(before) > int(horizon):
+            newest = before[len(before) - 1 - int(horizon)]
+            kept.append(part.filter((pl.col(CUTOFF) <= newest) & (pl.col(LABEL_END) < first)))
+    return pl.concat(kept) if kept else rows.clear()
+
+
 def prequential_decisions(rows: pl.DataFrame, calibrator: MarketCalibrator, *, folds: Sequence[Fold]) -> pl.DataFrame:
     """Decide out-of-fold rows as each night would have: by what earlier folds' closed labels teach, model by model.
 
@@ -196,7 +213,7 @@ def prequential_decisions(rows: pl.DataFrame, calibrator: MarketCalibrator, *, f
         for fold in folds:
             first, last = fold.cutoffs[0], fold.cutoffs[-1]
             mine = part.filter(pl.col(CUTOFF).is_between(first, last))
-            known = part.filter((pl.col(CUTOFF) < first) & (pl.col(LABEL_END) < first))
+            known = ended_before(part, first)
             if mine.is_empty():
                 continue
             if known.is_empty():

@@ -32,7 +32,6 @@ from nightcast.evaluation.class_scores import (
 from nightcast.evaluation.comparison import decide
 from nightcast.evaluation.sharpe import (
     deflated_sharpe,
-    effective_trials,
     join_days,
     moments,
     pbo_cscv,
@@ -71,6 +70,7 @@ class Limits:
     overfitting: float = 0.2
     trades: int = 200
     month: float = 0.5
+    collapse: float = 0.5
     leak_auc: float = 0.65
     leak_sharpe: float = 4.0
 
@@ -120,7 +120,6 @@ def market_verdicts(
     ratios = np.array([moments(matrix[:, j])[0] for j in traded])
     spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0
     counted = max(trials or 0, len(order))
-    effective = max(1.0, counted * effective_trials(matrix[:, traded]) / max(1, len(traded))) if traded else 1.0
     blocks = 16 if len(matrix) >= 64 else 8 if len(matrix) >= 16 else 0
     pbo = pbo_cscv(matrix[:, traded], blocks=blocks, seed=seed) if len(traded) > 1 and blocks else None
     years = len(matrix) / schema.days_per_year
@@ -131,7 +130,8 @@ def market_verdicts(
         part, test = parts[key], tests[key]
         yardsticks = parts.get((VOLATILITY_ONLY, horizon)), parts.get((CLIMATOLOGY, horizon))
         skill = _skill(part, *yardsticks, model, seed, limits)
-        money = _money(part, test, dataset, horizon, spread, effective, pbo)
+        # every trial counts whole: what they have in common is in the spread of their ratios already
+        money = _money(part, test, dataset, horizon, spread, counted, pbo)
         out.append({MODEL: model, HORIZON: horizon} | skill | money | {"luck": luck, "trials": counted})
     best: dict[Any, float] = {}
     for row in out:
@@ -174,7 +174,6 @@ def _skill(
     """Scores beside the yardsticks, with block-bootstrap lower bounds."""
     y, probs = _arrays(part)
     scores = class_scores(y, probs)
-    told = probs.argmax(axis=1)
     blocks = time_blocks(part.get_column(CUTOFF).to_numpy())
     out: dict[str, Any] = {
         "macro_f1": scores["macro_f1"],
@@ -184,7 +183,7 @@ def _skill(
         "auc_low": None,
         "brier_skill": None,
         "parts_held": None,
-        "collapse": _collapse(y, told),
+        "collapse": _collapse(y, probs),
     }
     aucs = block_bootstrap(blocks, lambda at: direction_auc(y[at], probs[at]), draws=limits.draws, seed=seed)
     if len(aucs):
@@ -311,9 +310,12 @@ def _macro_f1(y: NDArray[np.int64], told: NDArray[np.int64]) -> float:
     return float((2 * np.diag(confusion) / np.maximum(both, 1))[both > 0].mean()) if len(y) else 0.0
 
 
-def _collapse(y: NDArray[np.int64], told: NDArray[np.int64]) -> float:
-    """Kullback-Leibler divergence of the predicted classes' shares from the true ones'."""
-    shares, prior = (np.bincount(its, minlength=3) / max(1, len(its)) for its in (told, y))
+def _collapse(y: NDArray[np.int64], probs: Floats) -> float:
+    """Kullback-Leibler divergence of the classes' mean probabilities from their true shares.
+
+    Of probabilities, not of named classes: without a signal an honest model always names the majority.
+    """
+    shares, prior = probs.mean(axis=0), np.bincount(y, minlength=probs.shape[1]) / max(1, len(y))
     used = shares > 0
     return float((shares[used] * np.log(shares[used] / np.maximum(prior[used], 1e-6))).sum())
 
@@ -333,6 +335,9 @@ def class_guards(verdicts: pl.DataFrame) -> Any:
         found.append(Guard("both_gates", float(len(skilled)), "horizons that pass both, at least one", bool(skilled)))
         alarms = mine.filter("leak_alarm").height if mine.height else 0
         found.append(Guard("leak_alarm", float(alarms), "no horizon too good to be true", alarms == 0))
+        worst = max(mine.get_column("collapse").drop_nulls().to_list(), default=0.0) if mine.height else 0.0
+        words = f"divergence of stated from true class shares at most {LIMITS.collapse:g} on every horizon"
+        found.append(Guard("collapse", worst, words, worst <= LIMITS.collapse))
         ours, theirs = (expected_calibration_error(*_arrays(rows)) for rows in (own, other))
         limit = max(0.05, theirs + 0.02)
         words = f"calibration error at most {limit:.3g} ({name}: {theirs:.3g})"
@@ -375,8 +380,10 @@ def compare_classes(
 def trading_baselines(rows: pl.DataFrame, dataset: Any, *, seed: int, draws: int = 200) -> pl.DataFrame:
     """What plain rules would have made on the rows' bars, per horizon: buy and hold, and random entries.
 
-    Random entries keep the model's own numbers of longs and shorts (`model` of the rows must be one) and shuffle when
-    they come; `low` and `high` are the 5 % and 95 % of `draws` Sharpe ratios after costs.
+    Random entries are the model's own signals (`model` of the rows must be one), each symbol's turned round by a random
+    number of decisions: they come at other times, in the same runs, so that they turn over, and pay, as much. Shuffled
+    one by one, they would lose by costs alone whatever the model does. `low` and `high` are the 5 % and 95 % of `draws`
+    Sharpe ratios after costs.
 
     Returns
     -------
@@ -392,17 +399,22 @@ def trading_baselines(rows: pl.DataFrame, dataset: Any, *, seed: int, draws: int
         value = test.metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)["sharpe"]
         return None if value is None else float(value)
 
-    for (h,), part in sorted(rows.partition_by(HORIZON, as_dict=True).items()):
-        horizon = int(h)
+    for (h,), its in sorted(rows.partition_by(HORIZON, as_dict=True).items()):
+        horizon, part = int(h), its.sort(ID, TIME)
         hold = part.with_columns(pl.lit(1, dtype=pl.Int8).alias(SIGNAL))
         out.append({"rule": "buy_and_hold", HORIZON: horizon, "sharpe": ratio(hold, horizon)})
-        signals = part.get_column(SIGNAL).to_numpy()
+        runs = [own.get_column(SIGNAL).to_numpy() for own in part.partition_by(ID, maintain_order=True)]
         found = [
             value
             for _ in range(draws)
-            if (value := ratio(part.with_columns(pl.Series(SIGNAL, rng.permutation(signals))), horizon)) is not None
+            if (value := ratio(part.with_columns(pl.Series(SIGNAL, _turned(runs, rng))), horizon)) is not None
         ]
         low, mid, high = np.quantile(found, [0.05, 0.5, 0.95]).tolist() if found else (None, None, None)
         out.append({"rule": "random_entry", HORIZON: horizon, "sharpe": mid, "low": low, "high": high})
     schema_ = {"rule": pl.String, HORIZON: pl.Int32, "sharpe": pl.Float64, "low": pl.Float64, "high": pl.Float64}
     return pl.DataFrame(out, schema=schema_)
+
+
+def _turned(runs: Sequence[NDArray[np.int8]], rng: np.random.Generator) -> NDArray[np.int8]:
+    """Each symbol's signals, turned round by a random number of decisions."""
+    return np.concatenate([np.roll(own, int(rng.integers(1, max(2, len(own))))) for own in runs])

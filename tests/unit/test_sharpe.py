@@ -118,3 +118,16 @@ def test_records_are_joined_by_day_and_idle_days_are_zero() -> None:
     days = np.array(["2024-01-01", "2024-01-02", "2024-01-03"], dtype="datetime64[D]")
     joined = join_days([(days[:2], np.array([0.1, 0.2])), (days[1:], np.array([0.3, 0.4]))])
     assert joined.tolist() == [[0.1, 0.0], [0.2, 0.3], [0.0, 0.4]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ratios_are_those_of_skfolio(seed: int) -> None:
+    from skfolio import measures
+
+    rng = np.random.default_rng(seed)
+    returns, tried = 0.0008 + 0.01 * rng.standard_t(4, 750), rng.normal(0, 0.02, 40)
+    own, spread = moments(returns), float(tried.std(ddof=1))
+    assert probabilistic_sharpe(*own) == pytest.approx(measures.probabilistic_sharpe_ratio(returns), abs=1e-12)
+    assert expected_max_sharpe(spread, 40) == pytest.approx(measures.expected_max_sharpe_ratio(40, spread), abs=1e-12)
+    deflated = measures.deflated_sharpe_ratio(returns, tried - tried.mean())
+    assert deflated_sharpe(*own, spread=spread, trials=40) == pytest.approx(deflated, abs=1e-12)

@@ -94,12 +94,12 @@ def comparison_report(table: pl.DataFrame, correlation: pl.DataFrame, *, title: 
     correlation
         What `prediction_correlation` returned.
     """
-    lines = [f"# {title}", "", "## Metrics", "", *_markdown(table.drop("timestamp", "run", strict=False))]
+    lines = [f"# {title}", "", "## Metrics", "", *markdown(table.drop("timestamp", "run", strict=False))]
     best = table.filter(pl.col("log_loss").is_not_null()).sort(HORIZON, "log_loss", MODEL).group_by(HORIZON).first()
     shown = [
         name for name in (HORIZON, MODEL, "log_loss", "macro_f1", "direction_auc", "sharpe") if name in best.columns
     ]
-    lines += ["", "## Best per horizon, by log loss", "", *_markdown(best.sort(HORIZON).select(shown))]
+    lines += ["", "## Best per horizon, by log loss", "", *markdown(best.sort(HORIZON).select(shown))]
     lines += ["", "## Correlation of long minus short between models", ""]
     for (horizon,), part in sorted(correlation.partition_by(HORIZON, as_dict=True).items()):
         lines += [f"### {horizon} bars", "", *_matrix(part), ""]
@@ -110,7 +110,7 @@ def comparison_report(table: pl.DataFrame, correlation: pl.DataFrame, *, title: 
             "",
             "Seconds of fitting and predicting on this machine, all horizons.",
             "",
-            *_markdown(cost),
+            *markdown(cost),
         ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -129,7 +129,9 @@ def _matrix(part: pl.DataFrame) -> list[str]:
     return head + rows
 
 
-def _markdown(frame: pl.DataFrame) -> list[str]:
+def markdown(frame: pl.DataFrame) -> list[str]:
+    """The lines of a frame as a table; what does not exist is a dash."""
+
     def cell(value: object) -> str:
         if value is None:
             return "–"
