@@ -23,7 +23,8 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import GatePlan
 from nightcast.evaluation.scores import ERROR, check_columns, covered_expr
 
-KEYS: Final = (ID, TIME, CUTOFF, HORIZON)
+KEYS: Final = (ID, TIME, CUTOFF)
+"""What names a row; where rows hold a horizon (labels of bars differ by it), that too."""
 MIN_CUTOFFS: Final = 4
 """Common origins below which no interval is trusted."""
 NAIVE_TOLERANCE: Final = 0.02
@@ -261,8 +262,9 @@ def _ruling(
 
 def _checked(frame: pl.DataFrame, what: str) -> pl.DataFrame:
     check_columns(frame, (*KEYS, "loss"), what=what)
-    if frame.select(KEYS).is_duplicated().any():
-        twice = frame.filter(frame.select(KEYS).is_duplicated())
+    keys = _keys(frame)
+    if frame.select(keys).is_duplicated().any():
+        twice = frame.filter(frame.select(keys).is_duplicated())
         raise ConfigError(
             f"{what} hold series {twice[ID][0]!r}, cutoff {twice[CUTOFF][0]}, time {twice[TIME][0]} twice",
             expected="one row per series, time, cutoff and horizon",
@@ -291,7 +293,8 @@ def _best_naive(mine: pl.DataFrame, models: dict[str, pl.DataFrame]) -> tuple[st
     """The naive that shares most rows with the challenger and, of these, has the least loss on them."""
     best: tuple[tuple[int, float], str, pl.DataFrame] | None = None
     for name, frame in models.items():
-        shared = frame.join(mine.select(KEYS), on=list(KEYS), how="semi")
+        keys = _keys(frame, mine)
+        shared = frame.join(mine.select(keys), on=keys, how="semi")
         if shared.height:
             rank = (-shared.height, float(shared["loss"].sum()))
             if best is None or rank < best[0]:
@@ -301,10 +304,16 @@ def _best_naive(mine: pl.DataFrame, models: dict[str, pl.DataFrame]) -> tuple[st
 
 def _paired(first: pl.DataFrame, second: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Both frames' rows with shared keys, in the same order."""
+    keys = _keys(first, second)
     return (
-        first.join(second.select(KEYS), on=list(KEYS), how="semi").sort(KEYS),
-        second.join(first.select(KEYS), on=list(KEYS), how="semi").sort(KEYS),
+        first.join(second.select(keys), on=keys, how="semi").sort(keys),
+        second.join(first.select(keys), on=keys, how="semi").sort(keys),
     )
+
+
+def _keys(*frames: pl.DataFrame) -> list[str]:
+    """The key columns of frames that are to be matched."""
+    return [*KEYS, *([HORIZON] if all(HORIZON in frame.columns for frame in frames) else [])]
 
 
 def _naive_guards(mine: pl.DataFrame, best: pl.DataFrame | None, name: str) -> list[Guard]:

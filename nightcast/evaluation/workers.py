@@ -125,8 +125,8 @@ class WorkerPool:
         from pebble import ProcessExpired
 
         started = time.perf_counter()
-        future = self._started().schedule(run_guarded, args=[unit, self.cache], timeout=unit.limits.seconds)
         try:
+            future = self._schedule(unit)
             result: UnitResult = future.result()
             return result
         except (TimeoutError, FutureTimeout):
@@ -138,6 +138,19 @@ class WorkerPool:
             return UnitFailure(unit, "crash", f"the worker died with exit code {error.exitcode} after {after:.1f} s")
         except Exception as error:  # noqa: BLE001  # any model's error becomes a row in the failures table
             return UnitFailure(unit, "error", f"{type(error).__name__}: {error}")
+
+    def _schedule(self, unit: Unit) -> Any:
+        """Hand a unit to the children; a pool that broke (its manager died, not a model) is replaced once."""
+        arguments: dict[str, Any] = {"args": [unit, self.cache], "timeout": unit.limits.seconds}
+        pool = self._started()
+        try:
+            return pool.schedule(run_guarded, **arguments)
+        except RuntimeError:
+            with self._lock:
+                if self._pool is pool:
+                    pool.stop()
+                    self._pool = None
+            return self._started().schedule(run_guarded, **arguments)
 
     def close(self) -> None:
         """Stop the children."""

@@ -166,6 +166,16 @@ def test_a_failing_unit_has_a_name_and_leaves_the_pool_working(
     assert isinstance(after, UnitResult)
 
 
+def test_a_pool_that_broke_is_replaced_and_the_unit_runs(make_unit: Any, tmp_path: Path) -> None:
+    with WorkerPool(tmp_path / "cache", processes=1) as pool:
+        broken = pool._started()
+        broken.stop()
+        broken.join()
+        answer = pool.run(make_unit())
+        assert isinstance(answer, UnitResult)
+        assert pool._started() is not broken
+
+
 def test_without_processes_units_run_here_with_equal_results(make_unit: Any, tmp_path: Path) -> None:
     unit = make_unit()
 
