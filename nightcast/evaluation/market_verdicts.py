@@ -99,7 +99,7 @@ def market_verdicts(
     dataset
         The bars to trade on.
     trials
-        Trials in all, searches before tonight included; at least every model and horizon here.
+        Trials in all, searches before tonight included; at least every model (baselines aside) and horizon here.
     """
     if rows.is_empty():
         return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
@@ -116,10 +116,12 @@ def market_verdicts(
     }
     order = sorted(parts)
     matrix = join_days([records[key] for key in order])
-    traded = [j for j, key in enumerate(order) if tests[key].trades.height]
+    # a yardstick is no trial: nobody would choose it for its ratio, and its costs alone would blow up the spread
+    tried = [j for j, key in enumerate(order) if key[0] not in set(baselines)]
+    traded = [j for j in tried if tests[order[j]].trades.height]
     ratios = np.array([moments(matrix[:, j])[0] for j in traded])
     spread = float(ratios.std(ddof=1)) if len(ratios) > 1 else 0.0
-    counted = max(trials or 0, len(order))
+    counted = max(trials or 0, len(tried), 1)
     blocks = 16 if len(matrix) >= 64 else 8 if len(matrix) >= 16 else 0
     pbo = pbo_cscv(matrix[:, traded], blocks=blocks, seed=seed) if len(traded) > 1 and blocks else None
     years = len(matrix) / schema.days_per_year
