@@ -73,11 +73,11 @@ def _catalogue() -> dict[str, BarFeature]:
     add("mfi_14", "momentum", 14, lambda: x.mfi(14), (0, 100))
     for part in ("plus", "minus", "adx"):
         name = "adx_14" if part == "adx" else f"adx_{part}_14"
-        add(name, "trend", x.directional_window(14, part), lambda part=part: x.directional(14, part), (0, 100))
+        add(name, "trend", x.directional_window(14, part) - 1, lambda part=part: x.directional(14, part), (0, 100))
     for n in (10, 20, 50):
-        add(f"ema_gap_{n}", "trend", x.ema_window(n) - 1, lambda n=n: price / x.ema(price, n) - 1)
+        add(f"gap_ema_{n}", "trend", x.ema_window(n) - 1, lambda n=n: price / x.ema(price, n) - 1)
     for n in (20, 50):
-        add(f"mean_gap_{n}", "trend", n - 1, lambda n=n: price / x.mean(price, n) - 1)
+        add(f"gap_mean_{n}", "trend", n - 1, lambda n=n: price / x.mean(price, n) - 1)
     for n in (10, 20, 60):
         add(f"slope_{n}", "trend", n, lambda n=n: x.slope(n), (-3, 3))
         add(f"range_place_{n}", "trend", n - 1, lambda n=n: x.place(n), (0, 1))
@@ -251,7 +251,7 @@ FEATURE_SETS: Final[Mapping[str, FeatureSet]] = MappingProxyType(
         "volatility_time": FeatureSet(
             (
                 *("hvol_5", "hvol_10", "hvol_20", "hvol_60", "hvol_ratio_5_20", "hvol_ratio_10_60", "hvol_bar"),
-                *("atr_ratio_7", "atr_ratio_14", "atr_ratio_28"),
+                # no atr_ratio: older ranges over the newest close tell which way the price went since
                 *("parkinson_10", "parkinson_20", "garman_10", "garman_20"),
                 *_CLOCK,
             ),

@@ -224,7 +224,7 @@ def directional(bars: int, part: str) -> pl.Expr:
 
 def directional_window(bars: int, part: str) -> int:
     """Bars `directional` looks at, the one before its first difference included."""
-    return (2 * wilder_window(bars) if part == "adx" else wilder_window(bars)) + 1
+    return (2 * wilder_window(bars) - 1 if part == "adx" else wilder_window(bars)) + 1
 
 
 def atr(bars: int) -> pl.Expr:
