@@ -200,7 +200,7 @@ class Trained:
         if self.decision is None or self.decision.kind != "none":
             return None
         failed = ", ".join(guard.name for guard in self.decision.guards if not guard.passed)
-        return f"no model passed the gate ({failed})"
+        return f"no model passed the gate ({failed or self.decision.reason})"
 
     @property
     def baseline(self) -> str | None:

@@ -96,6 +96,36 @@ def test_a_night_in_the_past_would_have_made_the_same_columns(frame: pl.DataFram
 
 
 @ROUND
+@given(markets(), st.integers(0, 39))
+def test_the_last_warm_up_bars_and_one_give_what_the_whole_history_gives(frame: pl.DataFrame, back: int) -> None:
+    bars = frame.filter(pl.col("segment") == 0)
+    known = bars.head(bars.height - back)
+    whole = _built(known).row(-1, named=True)
+
+    for warmup in sorted({its.warmup for its in BAR_FEATURES.values()}):
+        few = _built(known.tail(warmup + 1)).row(-1, named=True)
+        for name, its in BAR_FEATURES.items():
+            if its.warmup == warmup and name in few:
+                assert abs(few[name] - whole[name]) <= 1e-9 * max(1.0, abs(whole[name])), name
+
+
+@ROUND
+@given(markets(), st.integers(0, 2**32 - 1))
+def test_another_segments_prices_change_nothing(frame: pl.DataFrame, seed: int) -> None:
+    # Noise in every segment but one, before it as well as after it.
+    rng = np.random.default_rng(seed)
+    factor = pl.Series(np.exp(rng.normal(size=frame.height)))
+    whole = _built(frame)
+
+    for kept in frame["segment"].unique().sort():
+        own = pl.col("segment") == kept
+        other = frame.with_columns(
+            pl.when(own).then(pl.col(name)).otherwise(pl.col(name) * factor).alias(name) for name in (*PRICES, "volume")
+        )
+        assert _built(other).filter(own).equals(whole.filter(own))
+
+
+@ROUND
 @given(markets())
 def test_a_segment_alone_gives_what_it_gives_among_others(frame: pl.DataFrame) -> None:
     whole = _built(frame)

@@ -12,8 +12,8 @@ import pytest
 
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.schema import BarsSchema
-from nightcast.features.bars import sentry
-from nightcast.features.bars.catalog import BAR_FEATURES, FEATURE_SETS, build_bar_features, feature_table
+from nightcast.features.bars import catalog, sentry
+from nightcast.features.bars.catalog import BAR_FEATURES, FEATURE_SETS, BarFeature, build_bar_features, feature_table
 from nightcast.features.segments import segmented
 
 SCHEMA = BarsSchema(freq="5min")
@@ -84,6 +84,35 @@ def test_a_set_has_as_many_columns_as_its_models_want_and_none_twice(name: str, 
     assert set(columns) <= set(BAR_FEATURES)
 
 
+PREFIXES = {
+    "boosting_optimal": (
+        "return_ log_return_ roc_ rsi_ macd_ stoch_ williams_ cci_ mfi_ adx_ supertrend atr_ hvol_ parkinson_ garman_ "
+        "bb_width bb_position kc_position volume_ obv hour_ dayofweek_ session_ micro_ wavelet_"
+    ),
+    "neural_optimal": (
+        "return_ log_return_ rsi_ stoch_ williams_ mfi_ hvol_ atr_ratio bb_position kc_position volume_ratio "
+        "volume_zscore wavelet_ hour_sin hour_cos dayofweek_sin dayofweek_cos"
+    ),
+    "transformer_raw": "return_ log_return_ volume_ratio hour_sin hour_cos dayofweek_sin dayofweek_cos",
+    "tft": "hour_sin hour_cos session_ return_1 volume_ hvol_",
+}
+"""What sets must hold at least one column of."""
+LEVELS = ("sma_", "ema_", "vwap", "bb_upper", "bb_lower", "raw_", "open", "high", "low", "close")
+"""What they must not: columns in units of the price."""
+
+
+@pytest.mark.parametrize("name", list(PREFIXES))
+def test_a_set_holds_every_family_its_models_read(name: str) -> None:
+    columns = FEATURE_SETS[name].columns
+
+    assert [prefix for prefix in PREFIXES[name].split() if not any(c.startswith(prefix) for c in columns)] == []
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURE_SETS if name != "chronos_raw"])
+def test_no_set_but_that_of_chronos_holds_a_level(name: str) -> None:
+    assert [column for column in FEATURE_SETS[name].columns if column.startswith(LEVELS)] == []
+
+
 @pytest.mark.parametrize("name", ["boosting_optimal", "neural_optimal", "ensemble_base", "volatility_time", "plain10"])
 def test_no_set_for_trees_or_networks_holds_a_price_or_a_volume_as_it_is(name: str) -> None:
     assert not {"open", "high", "low", "close", "volume"} & set(FEATURE_SETS[name].columns)
@@ -102,10 +131,10 @@ def test_the_volatility_set_knows_nothing_of_direction() -> None:
     one, columns, _ = build_bar_features(up, ["volatility_time"], SCHEMA)
     other, _, _ = build_bar_features(down, ["volatility_time"], SCHEMA)
 
+    assert len(columns) > 10
     for name in columns:
-        # An average true range is one of older prices over this close, so the drift between them shows a little.
-        allowed = 0.05 if name.startswith("atr_ratio") else 1e-9
-        assert float(((one[name] - other[name]).abs() / one[name].abs()).fill_nan(0).max()) <= allowed, name  # type: ignore[arg-type]
+        assert one[name].is_null().equals(other[name].is_null()), name
+        assert float((one[name] - other[name]).abs().max()) <= 1e-9, name  # type: ignore[arg-type]
 
 
 def test_the_roles_of_the_tft_say_which_columns_are_known_ahead() -> None:
@@ -132,6 +161,25 @@ def test_the_newest_value_needs_its_warm_up_and_nothing_older(bars: pl.DataFrame
         few, _, _ = build_bar_features(bars.tail(warmup + 1), EVERY, SCHEMA)
         for name in names:
             assert few[name][warmup] == pytest.approx(built[name][-1], rel=1e-9, abs=1e-9), name
+
+
+def test_no_warm_up_is_longer_than_what_the_newest_value_looks_at() -> None:
+    # The oldest bar of the window must matter: on some walk, moving it alone moves the newest value.
+    idle = set(MOVING)
+    for seed in (1, 2, 3):
+        bars = walk(LONGEST + 20, seed=seed)
+        plain = build_bar_features(bars, EVERY, SCHEMA)[0].row(-1, named=True)
+        for warmup in sorted({BAR_FEATURES[name].warmup for name in idle}):
+            at = pl.int_range(pl.len()) == bars.height - 1 - warmup
+            for moved, by in (("close", 1.2), ("low", 0.7), ("high", 1.4), ("volume", 3.0)):
+                other = bars.with_columns(pl.when(at).then(pl.col(moved) * by).otherwise(pl.col(moved)).alias(moved))
+                row = build_bar_features(other, EVERY, SCHEMA)[0].row(-1, named=True)
+                idle -= {
+                    name for name in idle if BAR_FEATURES[name].warmup == warmup and abs(row[name] - plain[name]) > 1e-9
+                }
+
+    # SuperTrend may carry its line over the whole window, and on a random walk never does.
+    assert idle == {"supertrend_side", "supertrend_gap"}
 
 
 def test_the_newest_value_is_as_good_after_a_tick_a_million_times_too_high(bars: pl.DataFrame) -> None:
@@ -240,6 +288,7 @@ def test_a_market_that_stands_still_without_volume_gives_neutral_numbers() -> No
     assert all(made[name].null_count() == its.warmup for name, its in columns.items())
     assert (last["rsi_14"], last["stoch_k_14"], last["williams_14"], last["mfi_14"]) == (50, 50, -50, 50)
     assert (last["bb_position"], last["kc_position"], last["volume_ratio_20"]) == (0.5, 0.5, 1)
+    assert all(value is None or np.isfinite(value) for value in (last[name] for name in columns))
     for name in ("return_20", "macd_hist", "cci_20", "adx_14", "hvol_20", "atr_ratio_14", "volume_zscore_20", "obv_20"):
         assert last[name] == pytest.approx(0, abs=1e-12), name
 
@@ -335,6 +384,24 @@ def test_the_sentry_names_a_column_that_looks_ahead(bars: pl.DataFrame, monkeypa
     monkeypatch.setattr(sentry, "build_bar_features", leaky)
 
     assert sentry.bar_future_leaks(bars, ["plain10"], SCHEMA, bars["ds"][100], seed=3) == ["return_5"]
+
+
+def test_the_sentry_names_a_window_centred_on_its_bar(bars: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Planted in the catalogue itself, beside sound columns: what a smoother of the whole history would do.
+    def centred() -> pl.Expr:
+        return pl.col("_c") / pl.col("_c").rolling_mean(5, center=True) - 1
+
+    planted = BarFeature("trend", 4, centred)
+    chosen = FEATURE_SETS["plain10"]
+    wider = catalog.FeatureSet((*chosen.columns, "gap_centred_5"), "with a leak")
+    monkeypatch.setattr(catalog, "BAR_FEATURES", {**BAR_FEATURES, "gap_centred_5": planted})
+    monkeypatch.setattr(catalog, "FEATURE_SETS", {**FEATURE_SETS, "plain10": wider})
+
+    cutoff = bars["ds"][200]
+    made, _, _ = build_bar_features(bars, ["plain10"], SCHEMA)
+
+    assert made["gap_centred_5"][4:-2].null_count() == 0
+    assert sentry.bar_future_leaks(bars, ["plain10"], SCHEMA, cutoff, seed=3) == ["gap_centred_5"]
 
 
 def test_the_documentation_holds_the_catalogue_as_it_is(repository: Path) -> None:

@@ -141,6 +141,59 @@ def test_volume_scores_are_those_of_a_plain_window(made: dict[str, Floats]) -> N
     same(made["volume_zscore_50_lag_7"][7:], made["volume_zscore_50"][:-7], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("n", [10, 20, 60])
+def test_the_slope_is_that_of_numpys_polynomial(made: dict[str, Floats], n: int) -> None:
+    for t in range(FROM, COUNT, 97):
+        line = np.polyfit(np.arange(n), np.log(C[t - n + 1 : t + 1]), 1)
+        steep = line[0] / R[t - n + 1 : t + 1].std(ddof=1)
+        assert made[f"slope_{n}"][t] == pytest.approx(np.clip(steep, -3, 3), abs=1e-7)
+
+
+# --- a few bars, by hand ---------------------------------------------------------------------------------------------
+
+
+def by_hand(expression: pl.Expr, **columns: list[float]) -> list[float | None]:
+    """An expression over prepared columns given as `o, h, l, c, v, r`."""
+    frame = pl.DataFrame({f"_{name}": its for name, its in columns.items()})
+    return frame.select(expression.alias("value"))["value"].to_list()
+
+
+def test_parkinson_of_two_bars_by_hand() -> None:
+    # ln(H/L) is 1 and 2: ((1 + 4) / 2) / (4 ln 2) = 0.901684, root 0.949571
+    assert by_hand(x.parkinson(2), h=[math.e, math.e**2], l=[1, 1])[1] == pytest.approx(0.9495708, abs=1e-6)
+
+
+def test_garman_klass_of_two_bars_by_hand() -> None:
+    # 0.5 (1, 4) less 0.386294 (0.25, 1): 0.403426 and 1.613706, mean 1.008566, root 1.004274
+    made = by_hand(x.garman_klass(2), h=[math.e, math.e**2], l=[1, 1], o=[1, 1], c=[math.e**0.5, math.e])
+    assert made[1] == pytest.approx(1.0042739, abs=1e-6)
+
+
+def test_the_roll_spread_of_a_bouncing_price_by_hand() -> None:
+    # Returns +1 % and -1 % in turn: neighbours multiply to -0.0001, both means over four are 0: 2 root(0.0001) = 0.02.
+    bounce = [0.01, -0.01, 0.01, -0.01, 0.01]
+    assert by_hand(x.roll_spread(4), r=bounce)[4] == pytest.approx(0.02)
+    # Returns that repeat have a covariance of 0, and rising ones a positive one: no spread.
+    assert by_hand(x.roll_spread(4), r=[0.01] * 5)[4] == pytest.approx(0.0, abs=1e-9)
+    assert by_hand(x.roll_spread(4), r=[0.01, 0.02, 0.03, 0.04, 0.05])[4] == 0.0
+
+
+def test_the_corwin_schultz_spread_of_two_equal_bars_by_hand() -> None:
+    # Equal bars with ln(H/L) = a: beta = 2 a^2, gamma = a^2, so alpha = ((2 - root 2) - root(3 - 2 root 2)) a /
+    # (3 - 2 root 2) = a, and the spread is 2 (e^a - 1) / (1 + e^a): all of the range is bid and ask.
+    made = by_hand(x.corwin_schultz(1), h=[math.exp(0.02)] * 2, l=[1.0] * 2)
+    assert made[1] == pytest.approx(2 * (math.exp(0.02) - 1) / (1 + math.exp(0.02)))
+    # Two bars that only touch have twice the range together: alpha = (0.585786 a - 2 * 0.414214 a) / 0.171573 < 0.
+    assert by_hand(x.corwin_schultz(1), h=[math.exp(0.02), math.exp(0.04)], l=[1.0, math.exp(0.02)])[1] == 0.0
+
+
+def test_haar_details_of_four_bars_by_hand() -> None:
+    # Log prices 0, 1, 3, 7: means of two end at 5, of four at 2.75; details 7 - 5 and 5 - 2.75.
+    prices = [math.exp(v) for v in (0, 1, 3, 7)]
+    assert by_hand(x.detail(1), c=prices)[3] == pytest.approx(2.0)
+    assert by_hand(x.detail(2), c=prices)[3] == pytest.approx(2.25)
+
+
 # --- microstructure, by plain loops ----------------------------------------------------------------------------------
 
 
