@@ -127,11 +127,11 @@ def test_commands_without_a_registry_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_models_lists_every_entry_of_the_catalog(tmp_path: Path) -> None:
-    from models.catalog import FORECASTERS
+    from models.catalog import CATALOGS
 
     rows = json.loads(nightcast("models", "--json", cwd=tmp_path).stdout)
 
-    assert {row["name"] for row in rows} == set(FORECASTERS)
+    assert {row["name"] for row in rows} == {name for catalog in CATALOGS.values() for name in catalog}
 
 
 def test_help_names_every_command_and_exit_code_and_loads_nothing_heavy(tmp_path: Path) -> None:
