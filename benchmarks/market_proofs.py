@@ -28,14 +28,15 @@ from workloads.stages import Evaluation, decide, evaluate
 HORIZON_BARS = (5, 20)
 
 
-def market(params: dict[str, Any], models: Sequence[str], folds: dict[str, int]) -> Any:
-    """A workload value of one generated market."""
+def market(params: dict[str, Any], models: Sequence[str], folds: dict[str, int], threshold: float | None = None) -> Any:
+    """A workload value of one generated market; barriers scaled by volatility, or fixed as a fraction of the price."""
+    labels = {"multiplier": 0.8} if threshold is None else {"barrier": "fixed", "threshold": threshold}
     spec = WorkloadFile.model_validate(
         {
             "name": "proof",
             "kind": "bars",
             "source": {"kind": "market_generator", "params": params},
-            "bars": {"horizons": list(HORIZON_BARS), "labels": {"multiplier": 0.8}},
+            "bars": {"horizons": list(HORIZON_BARS), "labels": labels},
             "models": list(models),
             "folds": folds,
         }
@@ -59,15 +60,16 @@ def judged(workload: Any, pool: WorkerPool, folder: Path, preset: str = "ci") ->
     return evaluate(workload, recipe, dataset, out), dataset, recipe
 
 
-def noise(pool: WorkerPool, folder: Path, seeds: int, bars: int) -> None:
+def noise(pool: WorkerPool, folder: Path, seeds: int, bars: int, threshold: float | None) -> None:
     """kappa = 0, flat volatility: direction AUC and balanced accuracy against chance, and what the gates say."""
     models = (*BASELINES, *LEARNERS)
     rows = []
     for seed in range(seeds):
         params = {"bars": bars, "kappa": 0.0, "volatility": "flat", "seed": 100 + seed}
-        workload = market(params, models, {"cutoffs": bars // 2, "refits": 4, "min_train": 300})
+        workload = market(params, models, {"cutoffs": bars // 2, "refits": 4, "min_train": 300}, threshold)
         evaluation, _, _ = judged(workload, pool, folder)
-        for (model,), part in evaluation.members.partition_by(MODEL, as_dict=True).items():
+        # One horizon at a time: knowing which horizon a row has tells much about how often it is neutral.
+        for (model, horizon), part in evaluation.members.partition_by(MODEL, HORIZON, as_dict=True).items():
             part = part.sort(TIME, ID)
             y = part.get_column(TARGET).cast(pl.Int64).to_numpy()
             p = part.select("p_short", "p_neutral", "p_long").to_numpy()
@@ -80,7 +82,17 @@ def noise(pool: WorkerPool, folder: Path, seeds: int, bars: int) -> None:
                 error = float(drawn.std())
                 value = scores[name]
                 z = 0.0 if error < 1e-9 else (value - chance) / error
-                rows.append({MODEL: model, "seed": seed, "score": name, "value": value, "error": error, "z": z})
+                rows.append(
+                    {
+                        MODEL: model,
+                        HORIZON: horizon,
+                        "seed": seed,
+                        "score": name,
+                        "value": value,
+                        "error": error,
+                        "z": z,
+                    }
+                )
         gates = evaluation.verdicts
         said = gates.filter(pl.col("skill_gate") & pl.col("economic_gate")).height
         print(
@@ -88,13 +100,13 @@ def noise(pool: WorkerPool, folder: Path, seeds: int, bars: int) -> None:
         )
     table = (
         pl.DataFrame(rows)
-        .group_by(MODEL, "score")
+        .group_by(MODEL, HORIZON, "score")
         .agg(
             pl.col("value").mean(),
             (pl.col("z").abs().max()).alias("worst_z"),
             (pl.col("z").mean() * np.sqrt(seeds)).alias("pooled_z"),
         )
-        .sort("score", MODEL)
+        .sort("score", HORIZON, MODEL)
     )
     show(table)
 
@@ -149,13 +161,14 @@ def main() -> None:
     parser.add_argument("--bars", type=int, default=6000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--preset", default="ci")
+    parser.add_argument("--threshold", type=float, help="noise: a fixed barrier as a fraction of the price")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pool = WorkerPool(folder / "cache", chosen.processes)
         try:
             if chosen.proof == "noise":
-                noise(pool, folder, chosen.seeds, chosen.bars)
+                noise(pool, folder, chosen.seeds, chosen.bars, chosen.threshold)
             elif chosen.proof == "planted":
                 planted(pool, folder, chosen.bars, chosen.preset)
             else:

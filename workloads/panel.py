@@ -45,7 +45,7 @@ from nightcast.evaluation.fallback import panel_fallback
 from nightcast.evaluation.folds import closed_cutoffs, final_fold, panel_folds
 from nightcast.evaluation.league import by_horizon, league, panel_loss, segments, series_scale
 from nightcast.features.catalog import FEATURES, build_features
-from nightcast.features.grid import drop_support, regular_grid
+from nightcast.features.grid import apart, regular_grid
 from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import WorkloadFile
@@ -269,8 +269,17 @@ def dataset_from_rows(
     grid, filled = regular_grid(rows.drop(ROW_UNPARSABLE, strict=False), schema, as_of=as_of, retire_after=retire_after)
     frame, columns, skipped = build_features(grid, schema, features, as_of=as_of)
     inputs = {name: FeatureColumn(role=role) for name, role in schema.covariates.items()} | columns
-    frame = drop_support(frame).select(ID, TIME, TARGET, *inputs).sort(ID, TIME)
-    return PanelDataset(frame, schema, inputs, as_of, retire_after, plan, filled + skipped)
+    frame, support = apart(frame)
+    return PanelDataset(
+        frame.select(ID, TIME, TARGET, *inputs).sort(ID, TIME),
+        schema,
+        inputs,
+        as_of,
+        retire_after,
+        plan,
+        filled + skipped,
+        support.select(ID, TIME, *schema.covariates).sort(ID, TIME) if support.height else None,
+    )
 
 
 def dataset_from_request(rows: pl.DataFrame, facts: Mapping[str, Any]) -> tuple[PanelDataset, pl.DataFrame]:

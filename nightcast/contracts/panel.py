@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,10 @@ from nightcast.contracts.fold import Fold
 from nightcast.contracts.hashing import hash_frame, hash_json
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note
+
+
+def _no_support() -> pl.DataFrame:
+    return pl.DataFrame(schema={ID: pl.String, TIME: pl.Datetime("us"), HORIZON: pl.Int32})
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class PanelView:
         `future` are the ones a forecast is wanted for.
     columns
         Input column -> role, scaling and origin.
+    support
+        `unique_id, ds` and the covariates of the support series (injectors, say), `ds <= cutoff`, on the same grid;
+        no rows where there are none.
+    support_future
+        `unique_id, ds, horizon` and their plan covariates, one row per support series and horizon 1..H.
     """
 
     history: pl.DataFrame
@@ -41,6 +50,8 @@ class PanelView:
     cutoff: datetime
     schema: PanelSchema
     columns: Mapping[str, FeatureColumn]
+    support: pl.DataFrame = field(default_factory=_no_support)
+    support_future: pl.DataFrame = field(default_factory=_no_support)
 
     def names(self, role: str, *, scaled: bool | None = None) -> tuple[str, ...]:
         """Input columns of one role, in order; `scaled` narrows them to those in (not in) the target's unit."""
@@ -72,6 +83,8 @@ class PanelDataset:
         A series without a row in the last `retire_after` steps before a cutoff is not forecast from it.
     notes
         Counted fills and drops of the preparation.
+    support
+        `unique_id, ds` and the covariates of series that are seen and never forecast, on the same grid.
     """
 
     frame: pl.DataFrame
@@ -81,6 +94,7 @@ class PanelDataset:
     retire_after: int = 12
     plan: pl.DataFrame | None = None
     notes: tuple[Note, ...] = ()
+    support: pl.DataFrame | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -88,6 +102,7 @@ class PanelDataset:
         return hash_json(
             {
                 "frame": hash_frame(self.frame),
+                "support": None if self.support is None else hash_frame(self.support),
                 "plan": None if self.plan is None else hash_frame(self.plan),
                 "schema": self.schema.model_dump(mode="json"),
                 "columns": {name: column.model_dump(mode="json") for name, column in self.columns.items()},
@@ -114,35 +129,47 @@ class PanelDataset:
                 expected="a cutoff at or before the as-of date",
                 remedy="choose an earlier cutoff or a later --as-of",
             )
-        freq, horizon = self.schema.freq, self.schema.horizon
+        freq = self.schema.freq
         history = self.frame.filter(pl.col(TIME) <= cutoff)
         if start is not None:
             history = history.filter(pl.col(TIME) >= start)
         oldest = freq.shift(cutoff, -self.retire_after)
         active = self._last_seen.filter(pl.col(TIME).is_between(oldest, cutoff)).get_column(ID).unique()
         plan_features = [n for n, c in self.columns.items() if c.role == "plan" and c.block != "covariate"]
-        plan_covariates = [n for n, c in self.columns.items() if c.role == "plan" and c.block == "covariate"]
-        future = (
-            self.frame.filter(
-                (pl.col(TIME) > cutoff)
-                & (pl.col(TIME) <= freq.shift(cutoff, horizon))
-                & pl.col(ID).is_in(active.implode())
-            )
+        planned = [n for n, c in self.columns.items() if c.role == "plan" and c.block == "covariate"]
+        future = self._ahead(self.frame.filter(pl.col(ID).is_in(active.implode())), cutoff)
+        future = self._planned(future.select(ID, TIME, HORIZON, *plan_features), history, planned)
+        view = PanelView(history.sort(ID, TIME), future.sort(ID, TIME), cutoff, self.schema, self.columns)
+        if self.support is None:
+            return view
+        support = self.support.filter(pl.col(TIME) <= cutoff)
+        if start is not None:
+            support = support.filter(pl.col(TIME) >= start)
+        known = self.support.filter(pl.col(ID).is_in(support.get_column(ID).unique().implode()))
+        ahead = self._planned(self._ahead(known, cutoff).select(ID, TIME, HORIZON), support, planned)
+        return replace(view, support=support.sort(ID, TIME), support_future=ahead.sort(ID, TIME))
+
+    def _ahead(self, frame: pl.DataFrame, cutoff: datetime) -> pl.DataFrame:
+        """Rows of the horizon after a cutoff, numbered."""
+        freq = self.schema.freq
+        return (
+            frame.filter((pl.col(TIME) > cutoff) & (pl.col(TIME) <= freq.shift(cutoff, self.schema.horizon)))
             .with_columns(pl.lit(cutoff).cast(pl.Datetime("us")).alias(CUTOFF))
             .with_columns(freq.steps_between_expr(CUTOFF, TIME).cast(pl.Int32).alias(HORIZON))
-            .select(ID, TIME, HORIZON, *plan_features)
         )
-        if plan_covariates:
-            carried = history.group_by(ID).agg(pl.col(name).drop_nulls().last() for name in plan_covariates)
-            if self.plan is not None:
-                given = self.plan.select(ID, TIME, *(pl.col(n).alias(f"_plan_{n}") for n in plan_covariates))
-                future = future.join(given, on=[ID, TIME], how="left").join(carried, on=ID, how="left")
-                future = future.with_columns(
-                    pl.coalesce(f"_plan_{name}", name).alias(name) for name in plan_covariates
-                ).drop(f"_plan_{name}" for name in plan_covariates)
-            else:
-                future = future.join(carried, on=ID, how="left")
-        return PanelView(history.sort(ID, TIME), future.sort(ID, TIME), cutoff, self.schema, self.columns)
+
+    def _planned(self, future: pl.DataFrame, history: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+        """Add plan covariates: as planned where there is a plan, else the last known value carried on."""
+        if not columns:
+            return future
+        carried = history.group_by(ID).agg(pl.col(name).drop_nulls().last() for name in columns)
+        if self.plan is None:
+            return future.join(carried, on=ID, how="left")
+        given = self.plan.select(ID, TIME, *(pl.col(name).alias(f"_plan_{name}") for name in columns))
+        future = future.join(given, on=[ID, TIME], how="left").join(carried, on=ID, how="left")
+        return future.with_columns(pl.coalesce(f"_plan_{name}", name).alias(name) for name in columns).drop(
+            f"_plan_{name}" for name in columns
+        )
 
     def training(self, fold: Fold) -> PanelView:
         """What a model is fitted on in one fold."""
@@ -171,6 +198,8 @@ class PanelDataset:
         self.frame.write_parquet(folder / "frame.parquet")
         if self.plan is not None:
             self.plan.write_parquet(folder / "plan.parquet")
+        if self.support is not None:
+            self.support.write_parquet(folder / "support.parquet")
         facts: dict[str, Any] = {
             "type": "nightcast.contracts.panel:PanelDataset",
             "schema": self.schema.model_dump(mode="json"),
@@ -185,7 +214,7 @@ class PanelDataset:
     def load(cls, folder: Path) -> PanelDataset:
         """Read what `save` wrote."""
         facts = json.loads((folder / "dataset.json").read_text())
-        plan = folder / "plan.parquet"
+        plan, support = folder / "plan.parquet", folder / "support.parquet"
         return cls(
             frame=pl.read_parquet(folder / "frame.parquet"),
             schema=PanelSchema.model_validate(facts["schema"]),
@@ -193,5 +222,6 @@ class PanelDataset:
             as_of=datetime.fromisoformat(facts["as_of"]),
             retire_after=facts["retire_after"],
             plan=pl.read_parquet(plan) if plan.exists() else None,
+            support=pl.read_parquet(support) if support.exists() else None,
             notes=tuple(Note(**note) for note in facts["notes"]),
         )

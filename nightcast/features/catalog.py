@@ -121,7 +121,7 @@ def build_features(
     Parameters
     ----------
     frame
-        What `regular_grid` returns: target and support series; support rows stay in (`drop_support` takes them out).
+        What `regular_grid` returns: target and support series; support rows stay in (`apart` takes them out).
     choices
         Blocks and parameters, run in order on the frame as given: no block sees another one's columns.
     as_of

@@ -145,8 +145,9 @@ def _all_on_grid(known: pl.DataFrame, grid: pl.DataFrame, schema: PanelSchema) -
         )
 
 
-def drop_support(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of target series alone, without the column `series_role`: what a dataset holds."""
+def apart(frame: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows of target series and rows of support series, both without the column `series_role`."""
     if SERIES_ROLE not in frame.columns:
-        return frame
-    return frame.filter(pl.col(SERIES_ROLE) != ROLE_SUPPORT).drop(SERIES_ROLE)
+        return frame, frame.clear()
+    supports = (pl.col(SERIES_ROLE) == ROLE_SUPPORT).fill_null(False)
+    return frame.filter(~supports).drop(SERIES_ROLE), frame.filter(supports).drop(SERIES_ROLE)

@@ -6,7 +6,7 @@ import pytest
 
 from nightcast.contracts.errors import SourceError
 from nightcast.contracts.schema import PanelSchema
-from nightcast.features.grid import drop_support, regular_grid
+from nightcast.features.grid import apart, regular_grid
 
 SCHEMA = PanelSchema(
     freq="MS", horizon=2, covariates={"wwir": "past", "uptime": "plan", "x_m": "static"}, unit="m3/d", lower=0
@@ -149,12 +149,14 @@ def test_other_calendars_get_their_own_steps(freq: str, step: str) -> None:
     assert grid.height == 6
 
 
-def test_without_support_rows_the_role_column_is_gone() -> None:
+def test_support_rows_are_taken_apart_and_the_role_column_is_gone() -> None:
     given = rows(("I", 1, None), ("P", 1, 1.0), series_role=["support", "target"])
     grid, _ = regular_grid(given, SCHEMA, as_of=month(1), retire_after=1)
 
-    left = drop_support(grid)
+    targets, support = apart(grid)
 
-    assert left["unique_id"].unique().to_list() == ["P"]
-    assert "series_role" not in left.columns
-    assert drop_support(left).equals(left)
+    assert targets["unique_id"].unique().to_list() == ["P"]
+    assert support["unique_id"].unique().to_list() == ["I"]
+    assert "series_role" not in (*targets.columns, *support.columns)
+    assert apart(targets)[0].equals(targets)
+    assert apart(targets)[1].is_empty()
