@@ -73,11 +73,12 @@ def noise(pool: WorkerPool, folder: Path, seeds: int, bars: int, threshold: floa
             part = part.sort(TIME, ID)
             y = part.get_column(TARGET).cast(pl.Int64).to_numpy()
             p = part.select("p_short", "p_neutral", "p_long").to_numpy()
-            blocks = time_blocks(part.get_column(TIME).to_numpy(), 60)
+            # blocks of 60 bars or more: three times the longest horizon, whose labels overlap
+            blocks = time_blocks(part.get_column(TIME).to_numpy(), part.get_column(TIME).n_unique() // 60)
             scores = class_scores(y, p)
             for name, chance in (("direction_auc", 0.5), ("balanced_accuracy", 1 / 3)):
                 drawn = block_bootstrap(
-                    blocks, lambda at, name=name, y=y, p=p: class_scores(y[at], p[at])[name], draws=60, seed=seed
+                    blocks, lambda at, name=name, y=y, p=p: class_scores(y[at], p[at])[name], draws=200, seed=seed
                 )
                 error = float(drawn.std())
                 value = scores[name]

@@ -136,9 +136,29 @@ def test_svm_scores_are_those_of_scikit_learn(classes: int) -> None:
 
     features = Nystroem(gamma=0.3 / 6, n_components=30, random_state=5)
     machine = LinearSVC(C=0.1, dual=False, random_state=5)
-    machine.fit(features.fit_transform(part.x.astype(float)), part.y, sample_weight=part.weight)
-    theirs = machine.decision_function(features.transform(new.astype(float))).reshape(len(new), -1)
+
+    def phi(x: np.ndarray) -> np.ndarray:
+        return np.hstack([features.transform(x), x / np.sqrt(6)])
+
+    features.fit(part.x.astype(float))
+    machine.fit(phi(part.x.astype(float)), part.y, sample_weight=part.weight)
+    theirs = machine.decision_function(phi(new.astype(float))).reshape(len(new), -1)
     assert np.abs(machine_scores(fitted, new) - theirs).max() < 1e-9
+
+
+def test_the_linear_part_of_the_svm_finds_a_weak_trend_among_many_columns() -> None:
+    part, later, new = (
+        table(samples(2000, seed, signal=0.3, columns=80, start=start))
+        for seed, start in ((1, 0), (2, 3000), (3, 6000))
+    )
+
+    def skill(linear: float) -> float:
+        model = Svm(landmarks=20, linear=linear)
+        probs = model.class_probabilities(model.fit_horizon(part, later, seed=1).model, new.x)
+        return float(np.corrcoef(probs[:, 2] - probs[:, 0], new.y)[0, 1])
+
+    assert skill(1.0) > 0.1
+    assert skill(1.0) > skill(1e-6) + 0.05
 
 
 def test_softmax_survives_large_scores() -> None:
