@@ -29,6 +29,8 @@ from models.families.tabular_classes import (
 )
 from nightcast.contracts.catalog import Capabilities
 
+RIDGE: Final = 1e-6
+"""Penalty that settles what the sigmoid's likelihood leaves open."""
 BLOCK_ROWS: Final = 8192
 """Rows whose kernel values are held at once."""
 
@@ -325,7 +327,7 @@ class KernelMachine:
     gamma
         Kernel width, already divided by F.
     sigmoid
-        Multinomial logistic regression of the classes on the scores.
+        What `fit_sigmoid` learnt.
     """
 
     landmarks: Floats
@@ -344,8 +346,8 @@ class Svm(TabularClassifier[KernelMachine]):
     """Support vector machine on Nystroem features, calibrated by Platt's method on later, purged decisions.
 
     The machine learns on the training decisions, one class against the rest (Williams and Seeger 2001 for the kernel's
-    approximation); a multinomial logistic regression on its scores, which generalises Platt (1999) to three classes,
-    learns on the validation decisions. Where those are too few, the newest training decisions serve, and older ones
+    approximation); a sigmoid on its scores, which generalises Platt (1999) to three classes, learns on the validation
+    decisions. Where those are too few, the newest training decisions serve, and older ones
     whose labels reach into them are left out.
     """
 
@@ -386,7 +388,7 @@ class Svm(TabularClassifier[KernelMachine]):
             gamma=gamma,
             sigmoid=Linear(np.zeros((1, 1)), np.zeros(1)),
         )
-        sigmoid, _ = fit_logistic(machine_scores(raw, later.x), later.y, later.weight, c=1.0, iterations=500)
+        sigmoid = fit_sigmoid(machine_scores(raw, later.x), later.y, later.weight)
         fitted = replace(raw, sigmoid=sigmoid)
         return Fitted(fitted, rounds=int(np.max(machine.n_iter_)))
 
@@ -417,6 +419,32 @@ def machine_scores(machine: KernelMachine, x: NDArray[np.float32]) -> Floats:
         kernel = np.exp(-machine.gamma * np.maximum(square, 0.0))
         out[start : start + BLOCK_ROWS] = kernel @ machine.slope.T + rows @ machine.trend.T + machine.offset
     return out
+
+
+def fit_sigmoid(scores: Floats, y: NDArray[np.int64], weight: Floats) -> Linear:
+    """Probabilities `softmax(a s + b)` from `[n, S]` scores: one slope `a > 0` for all classes, one offset for each.
+
+    A free matrix in place of `a` would fit better where scores are strong; where they hardly tell the direction it
+    turns their sign about as often as not.
+    """
+    from scipy.optimize import minimize
+
+    classes = max(2, scores.shape[1])
+    # two classes have one score, that of the second against the first
+    spread = np.eye(classes)[:, -scores.shape[1] :]
+    s = scores @ spread.T
+    truth = np.eye(classes)[y]
+    share = weight / weight.sum()
+
+    def loss(theta: Floats) -> tuple[float, Floats]:
+        a = np.exp(theta[0])
+        p = softmax(a * s + theta[1:])
+        value = -share @ np.log(np.maximum((p * truth).sum(axis=1), 1e-300))
+        slope = (p - truth) * share[:, None]
+        return value + RIDGE * (theta @ theta), np.append((slope * s).sum() * a, slope.sum(axis=0)) + 2 * RIDGE * theta
+
+    found = minimize(loss, np.zeros(classes + 1), jac=True, method="L-BFGS-B", bounds=[(-8, 8)] * (classes + 1)).x
+    return Linear(np.exp(found[0]) * spread, np.asarray(found[1:], dtype=np.float64))
 
 
 @contextmanager

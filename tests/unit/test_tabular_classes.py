@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.classifier import Inputs, Samples
 from models.classifiers import CLASSIFIERS
 from models.families.boosted_classes import CatBoostClassifier, LightGBMClassifier, XGBoostClassifier
-from models.families.classical_classes import Forest, Logistic, RandomForest, Svm, machine_scores
+from models.families.classical_classes import Forest, Logistic, RandomForest, Svm, fit_sigmoid, machine_scores
 from models.families.tabular_classes import PRIOR_SHARE, Table, horizon_table, softmax
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.hashing import derive_seed
@@ -190,6 +190,30 @@ def test_svm_scores_do_not_depend_on_the_decisions_its_probabilities_are_learnt_
 
     assert np.array_equal(one.slope, two.slope)
     assert not np.allclose(one.sigmoid.slope, two.sigmoid.slope)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_sigmoid_finds_a_planted_slope_and_offsets(classes: int) -> None:
+    rng = np.random.default_rng(8)
+    scores = rng.normal(size=(20_000, 1 if classes == 2 else 3))
+    wide = np.hstack([np.zeros_like(scores), scores]) if classes == 2 else scores
+    offset = np.array([0.2, -0.5, 0.3])[:classes]
+    probs = softmax(1.7 * wide + offset)
+    y = (rng.random(len(probs))[:, None] > probs.cumsum(axis=1)).sum(axis=1)
+
+    fitted = fit_sigmoid(scores, y, np.ones(len(y)))
+
+    assert np.abs(softmax(fitted.scores(scores)) - probs).max() < 0.03
+
+
+def test_the_sigmoid_never_turns_the_scores_around() -> None:
+    rng = np.random.default_rng(9)
+    scores = rng.normal(size=(500, 3))
+    against = (-scores).argmax(axis=1)
+
+    fitted = fit_sigmoid(scores, against, np.ones(500))
+
+    assert (np.diag(fitted.slope) > 0).all()
 
 
 def test_without_validation_decisions_the_svm_takes_the_newest_of_its_own() -> None:
