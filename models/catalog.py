@@ -18,6 +18,8 @@ from nightcast.contracts.recipe import ModelChoice
 _BASELINE = Capabilities(baseline=True)
 _COVARIATES: frozenset[Uses] = frozenset({"past", "plan", "static"})
 
+_LINEAR: dict[str, Any] = {"hidden": (), "members": 1, "learning_rate": 0.01}
+
 FORECASTERS: Catalog[Quantiles] = Catalog(
     Quantiles,
     (
@@ -92,6 +94,34 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             },
             cheap={"levels": (0.1, 0.5, 0.9), "rounds": 8, "max_origins": 24, "windows": (3, 6)},
             packages=("lightgbm",),
+        ),
+        Entry(
+            name="linear_global",
+            family="perceptron",
+            target="models.families.perceptron:PerceptronGlobal",
+            summary="one linear quantile regression over all series on a scaled target, direct in the horizon",
+            capabilities=Capabilities(uses=_COVARIATES),
+            presets={
+                "ci": {**_LINEAR, "epochs": 6, "max_rows": 12_000},
+                "nightly_cpu": _LINEAR,
+                "seed": {**_LINEAR, "epochs": 20, "max_rows": 400_000, "max_origins": 400},
+            },
+            cheap={**_LINEAR, "epochs": 2, "max_origins": 24, "windows": (3, 6)},
+            packages=("torch",),
+        ),
+        Entry(
+            name="mlp_global",
+            family="perceptron",
+            target="models.families.perceptron:PerceptronGlobal",
+            summary="small feed-forward networks over all series on a scaled target, all quantiles at once",
+            capabilities=Capabilities(uses=_COVARIATES),
+            presets={
+                "ci": {"hidden": (32,), "members": 1, "epochs": 6, "max_rows": 12_000},
+                "nightly_cpu": {},
+                "seed": {"hidden": (128, 128), "members": 8, "epochs": 20, "max_rows": 400_000, "max_origins": 400},
+            },
+            cheap={"hidden": (8,), "members": 2, "epochs": 2, "max_origins": 24, "windows": (3, 6)},
+            packages=("torch",),
         ),
         Entry(
             name="nhits",

@@ -57,12 +57,14 @@ ALL_MODELS = (
     "ses",
     "theta",
     "ets",
+    "linear_global",
+    "mlp_global",
     "lightgbm_global",
     "tsmixerx",
     "nhits",
 )
 MODELS: Mapping[Preset, tuple[str, ...]] = {
-    "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "lightgbm_global"),
+    "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "linear_global", "lightgbm_global"),
     "nightly_cpu": ALL_MODELS,
     "seed": ALL_MODELS,
 }

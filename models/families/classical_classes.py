@@ -17,16 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from models.arrays import read_arrays, write_arrays
 from models.classifier import MIN_ROWS, ClassifierParams
-from models.families.tabular_classes import (
-    Fitted,
-    Table,
-    TabularClassifier,
-    mean_uniqueness,
-    read_arrays,
-    softmax,
-    write_arrays,
-)
+from models.families.tabular_classes import Fitted, Table, TabularClassifier, mean_uniqueness, softmax
 from nightcast.contracts.catalog import Capabilities
 
 RIDGE: Final = 1e-6

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.classifier import Classifier, FitReport, Inputs, Samples
 from nightcast.contracts.columns import CLASSES
-from nightcast.contracts.errors import ConfigError, RegistryError
+from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.hashing import derive_seed
 
 PRIOR_SHARE: Final = 1e-3
@@ -263,34 +263,6 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """`[n, K]` probabilities of `[n, K]` scores."""
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as safetensors; the library orders them by type and name, so equal arrays are equal bytes."""
-    from safetensors.numpy import save_file
-
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, file)
-
-
-def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
-    """Read what `write_arrays` wrote.
-
-    Raises
-    ------
-    RegistryError
-        If the file is missing or broken.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return dict(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise RegistryError(
-            f"{file.name!r} cannot be read ({error})",
-            expected="the safetensors file that `save` wrote",
-            remedy="fetch the bundle again and compare its sha256 with the manifest's",
-        ) from error
 
 
 def _shares(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:

@@ -20,6 +20,9 @@ from nightcast.contracts.errors import ConfigError
 
 Direction = Literal["lower", "higher", "nearest"]
 
+OWN_FLOOR: Final = 0.05
+"""Smallest scale of `mase` and `rmsse`, as a share of the series' own mean level at the cutoff."""
+
 ERROR: Final = pl.col(MEDIAN) - pl.col(TARGET)
 """Forecast less actual: positive where the forecast is too high."""
 
@@ -97,7 +100,8 @@ def mase(oof: pl.DataFrame, *, history: pl.DataFrame, floor: float = 0.1) -> flo
     history
         `unique_id, ds, y` on a regular grid; only rows at or before each row's cutoff scale it.
     floor
-        Smallest scale, as a share of the panel's median scale: a flat series would divide by zero.
+        Smallest scale, as a share of the panel's median scale: a flat series would divide by zero. No scale is below
+        `OWN_FLOOR` of the series' own mean level either: a well in its first month has no steps to scale by.
     """
     scaled = _with_naive_scale(oof, history=history, power=1, floor=floor)
     return _value(scaled.group_by(ID).agg((ERROR.abs() / pl.col("_scale")).mean().alias("_e")), pl.col("_e").mean())
@@ -229,20 +233,19 @@ def _with_naive_scale(oof: pl.DataFrame, *, history: pl.DataFrame, power: int, f
     """Add `_scale`, the error of the one-step naive on the history known at each row's cutoff."""
     check_columns(history, (ID, TIME, TARGET), what="history rows")
     step = (pl.col(TARGET) - pl.col(TARGET).shift(1)).over(ID, order_by=TIME).abs().pow(power)
-    running = (
-        history.sort(ID, TIME)
-        .with_columns(step.alias("_step"))
-        .drop_nulls("_step")
-        .select(
-            ID,
-            TIME,
-            (pl.col("_step").cum_sum() / pl.col("_step").cum_count()).over(ID).pow(1 / power).alias("_scale"),
-        )
-    )
-    scaled = known_at(oof, running, columns=("_scale",))
+    known = history.sort(ID, TIME).with_columns(step.alias("_step")).filter(pl.col(TARGET).is_not_null())
+    running = known.select(
+        ID,
+        TIME,
+        (pl.col("_step").fill_null(0).cum_sum() / pl.col("_step").cum_count()).over(ID).pow(1 / power).alias("_scale"),
+        (pl.col(TARGET).abs().cum_sum() / pl.col(TARGET).cum_count()).over(ID).alias("_own"),
+    ).with_columns(pl.col("_scale").fill_nan(None))
+    scaled = known_at(oof, running, columns=("_scale", "_own"))
     typical = scaled.filter(pl.col("_scale") > 0).get_column("_scale").median()
     least = floor * typical if isinstance(typical, float) else math.nan
-    return scaled.with_columns(pl.max_horizontal(pl.col("_scale").fill_null(least), pl.lit(least)).alias("_scale"))
+    return scaled.with_columns(
+        pl.max_horizontal(pl.col("_scale").fill_null(least), pl.lit(least), OWN_FLOOR * pl.col("_own")).alias("_scale")
+    ).drop("_own")
 
 
 def known_at(rows: pl.DataFrame, facts: pl.DataFrame, *, columns: tuple[str, ...]) -> pl.DataFrame:

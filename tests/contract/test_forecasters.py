@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 AS_OF = datetime(2023, 12, 1)
 
 # How far the answer may be from exact proportionality, as a share of the series' level.
-SCALING = {"naive": 1e-9, "statistical": 1e-3, "boosting": 1e-6, "neural": 1e-4}
+SCALING = {"naive": 1e-9, "statistical": 1e-3, "boosting": 1e-6, "perceptron": 1e-4, "neural": 1e-4}
 
 
 def panel(freq: str = "MS", horizon: int = 4, steps: int = 60, *, times: float = 1.0) -> PanelDataset:

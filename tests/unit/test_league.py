@@ -99,7 +99,7 @@ def test_without_a_baseline_there_is_no_ratio_and_the_order_is_by_pinball():
 
 
 def test_with_a_history_the_scaled_errors_are_filled():
-    history = pl.DataFrame({"unique_id": ["a"] * 3, "ds": [month(i) for i in (-2, -1, 0)], "y": [100.0, 104.0, 100.0]})
+    history = pl.DataFrame({"unique_id": ["a"] * 3, "ds": [month(i) for i in (-2, -1, 0)], "y": [40.0, 44.0, 40.0]})
 
     table = league(rows("x", {"a": [2.0, 2.0]}), [], history=history)
 

@@ -162,7 +162,15 @@ def test_short_series_are_left_out_by_the_capabilities() -> None:
 
 # -- boosting -------------------------------------------------------------------------------------------------------
 
-SMALL = {"levels": (0.1, 0.5, 0.9), "rounds": 30, "learning_rate": 0.2, "min_leaf_rows": 5, "windows": (3,), "lags": 3}
+SMALL = {
+    "levels": (0.1, 0.5, 0.9),
+    "feature_share": 0.7,
+    "rounds": 30,
+    "learning_rate": 0.2,
+    "min_leaf_rows": 5,
+    "windows": (3,),
+    "lags": 3,
+}
 
 
 def test_lightgbm_follows_the_plan_of_the_target_month() -> None:
@@ -537,7 +545,7 @@ def test_a_boosting_bundle_cannot_reach_outside_its_folder(tmp_path: Path) -> No
     LightGBMGlobal(**SMALL).fit(view, seed=0).save(tmp_path / "bundle")
     file = tmp_path / "bundle" / "model.json"
     facts = json.loads(file.read_text())
-    facts["state"]["boosters"] = ["../secret.txt"]
+    facts["state"]["learnt"]["boosters"] = ["../secret.txt"]
     file.write_text(json.dumps(facts))
 
     with pytest.raises(RegistryError, match="secret"):

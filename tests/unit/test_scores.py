@@ -142,3 +142,16 @@ def test_scores_of_no_rows_are_undefined_and_unknown_outcomes_are_refused():
         scores.mae(rows([1.0, 2.0], [1.0, 2.0]).with_columns(y=pl.Series([1.0, None])))
     with pytest.raises(ConfigError, match=r"lack the columns \['q50'\]"):
         scores.mae(rows([1.0], [1.0]).drop("q50"))
+
+
+def test_a_well_in_its_first_month_is_scaled_by_its_own_level():
+    history = pl.DataFrame(
+        {
+            "unique_id": ["a"] * 3 + ["b"],
+            "ds": [datetime(2023, m, 1) for m in (10, 11, 12)] + [datetime(2023, 12, 1)],
+            "y": [1.0, 2.0, 1.0, 500.0],
+        }
+    )
+    young = rows([450.0], [500.0]).with_columns(unique_id=pl.lit("b"))
+
+    assert scores.mase(young, history=history) == pytest.approx(50 / (scores.OWN_FLOOR * 500))
