@@ -179,11 +179,12 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
 
 
 def _information(spec: WorkloadFile) -> str:
-    """Which information mode the scores are for; U and P are never mixed."""
-    plans = any(choice.role == "plan" for choice in spec.columns.covariates.values())
-    if plans and spec.source.plan is not None:
-        return "plan known (P)"
-    return "future unknown (U)"
+    """Which information mode the scores are for; U, P and N are never mixed."""
+    if spec.source.plan is None:
+        return "future unknown (U)"
+    if spec.source.kind == "field_generator":
+        return {"known": "plan known (P)", "noisy": "plan with noise (N)"}[spec.source.plan]
+    return "plan known (P)"
 
 
 def _folds(spec: WorkloadFile, preset: Preset) -> FoldPlan:

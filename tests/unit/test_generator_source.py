@@ -111,7 +111,7 @@ def test_a_folder_without_a_field_is_an_error(tmp_path: Path) -> None:
         ({"unit": "bbl/d"}, "unit is 'bbl/d'"),
         ({"lower": -1.0}, "lower is -1.0"),
         ({"columns": {"target": "wopr"}}, "columns are declared"),
-        ({"source": {"kind": "field_generator", "plan": "plan.csv"}}, "source.plan names 'plan.csv'"),
+        ({"source": {"kind": "field_generator", "plan": "plan.csv"}}, "source.plan is 'plan.csv'"),
         ({"source": {"kind": "field_generator", "path": "f", "params": {"seed": 1}}}, "both a path and params"),
         ({"source": {"kind": "field_generator", "params": {"sead": 1}}}, r"unknown parameter\(s\) \['sead'\]"),
     ],
@@ -135,3 +135,40 @@ def test_the_truth_is_at_hand_for_the_rows_of_the_source() -> None:
 def test_the_sheet_names_the_workload_and_its_units() -> None:
     assert FieldSource(workload(name="my-field"), Path()).sheet.name == "my-field"
     assert FieldSource.of(SMALL).sheet.units["y"].startswith("m3/d")
+
+
+@pytest.mark.parametrize("kind", ["known", "noisy"])
+def test_a_generated_plan_reaches_past_the_as_of_date_and_makes_its_covariates_plans(kind: str) -> None:
+    source = FieldSource(
+        WorkloadFile.model_validate(
+            {
+                "name": "wells",
+                "source": {"kind": "field_generator", "plan": kind, "params": {"size": "small", "months": 40}},
+                "freq": "MS",
+                "horizon": 6,
+                "unit": "m3/d",
+                "lower": 0,
+            }
+        ),
+        Path(),
+    )
+
+    raw = source.read(as_of=datetime(2017, 1, 1), data=None, now=datetime(2024, 1, 1))
+
+    assert raw.plan is not None
+    assert raw.panel.columns_of("plan") == ("uptime", "wbhp", "wwir")
+    assert raw.plan.get_column("ds").max() > raw.as_of
+    assert not raw.plan.select("unique_id", "ds").is_duplicated().any()
+    true = source.field().truth.monthly.join(raw.plan, on=["unique_id", "ds"], suffix="_plan")
+    exact = (true["uptime"] == true["uptime_plan"]).all()
+    assert exact == (kind == "known")
+    assert (true["uptime_plan"] >= true["uptime"]).all()
+
+
+def test_without_a_plan_the_covariates_of_a_generated_field_are_past() -> None:
+    raw = FieldSource.of(FieldConfig.from_params({"size": "small", "months": 40})).read(
+        as_of=None, data=None, now=datetime(2024, 1, 1)
+    )
+
+    assert raw.plan is None
+    assert raw.panel.columns_of("plan") == ()

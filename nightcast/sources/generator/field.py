@@ -307,6 +307,42 @@ def _balance(run: Callable[[float], _Run], target: float) -> _Run:
     return min(results, key=lambda result: abs(result[2] - target))
 
 
+def plan_of(field: Field, *, noisy: bool = False) -> pl.DataFrame:
+    """What people meant to do, month by month: `unique_id, ds, uptime, wbhp, wwir`, all months of the field.
+
+    Uptime and flowing pressure of producers, rates and uptime of injectors, as they were carried out. A `noisy` plan
+    knows of half the downtime only, misses pressures by 4 bar and injection by 8 %.
+
+    Parameters
+    ----------
+    field
+        A field with its truth.
+    """
+    injected = field.monthly.filter(pl.col(SERIES_ROLE) == ROLE_SUPPORT)
+    plan = pl.concat(
+        [
+            field.truth.monthly.select(ID, TIME, "uptime", pl.col("p_wf").alias("wbhp")).with_columns(
+                pl.lit(None, dtype=pl.Float64).alias("wwir")
+            ),
+            injected.select(ID, TIME, "uptime", pl.lit(None, dtype=pl.Float64).alias("wbhp"), "wwir"),
+        ]
+    ).sort(ID, TIME)
+    if not noisy:
+        return plan
+    rng = field.config.stream("plan")
+    known = rng.random(plan.height) < 0.5
+    pressure = 4.0 * rng.normal(size=plan.height)
+    injection = rng.lognormal(0.0, 0.08, plan.height)
+    return plan.with_columns(
+        pl.when(pl.Series(known))
+        .then("uptime")
+        .otherwise(pl.when(pl.col("uptime").is_not_null()).then(1.0))
+        .alias("uptime"),
+        pl.col("wbhp") + pl.Series(pressure),
+        pl.col("wwir") * pl.Series(injection),
+    )
+
+
 def simulate_field(config: FieldConfig) -> Field:
     """Generate a field.
 

@@ -14,7 +14,7 @@ from nightcast.contracts.columns import ROW_UNPARSABLE, TIME, Role
 from nightcast.contracts.errors import ConfigError, SourceError
 from nightcast.contracts.source import DataSheet, Note, RawData
 from nightcast.sources.generator.config import FieldConfig
-from nightcast.sources.generator.field import Field, simulate_field
+from nightcast.sources.generator.field import Field, plan_of, simulate_field
 from nightcast.sources.handover import hand_over, require_past
 from nightcast.sources.sheets import WELLS
 from nightcast.sources.spec import Columns, SourceChoice, WorkloadFile
@@ -27,6 +27,10 @@ COVARIATES: Final[dict[str, Role]] = {
     "y_m": "static",
     "pad": "static",
 }
+PLANNED: Final = ("uptime", "wbhp", "wwir")
+"""Covariates that a plan covers."""
+PLANS: Final = ("known", "noisy")
+"""`source.plan` of a generated field: as carried out, or with its errors."""
 UNIT: Final = "m3/d"
 
 
@@ -122,8 +126,13 @@ class FieldSource:
         notes = []
         if unborn:
             notes.append(Note("months_after_the_clock", unborn, f"{unborn} rows of months yet to come are left out"))
-        schema = self.spec.panel_schema(COVARIATES).model_copy(update={"unit": UNIT, "lower": 0.0})
-        return hand_over(frame, schema, as_of=as_of, now=now, origin=origin, notes=notes)
+        roles: dict[str, Role] = dict(COVARIATES)
+        plan = None
+        if (choice := self.spec.source.plan) is not None:
+            plan = plan_of(field, noisy=choice == "noisy")
+            roles |= dict.fromkeys(PLANNED, "plan")
+        schema = self.spec.panel_schema(roles).model_copy(update={"unit": UNIT, "lower": 0.0})
+        return hand_over(frame, schema, as_of=as_of, now=now, origin=origin, notes=notes, plan=plan)
 
 
 @lru_cache(maxsize=4)
@@ -150,8 +159,8 @@ def _require_fitting(spec: WorkloadFile) -> None:
         raise refuse(f"lower is {spec.lower!r}", "0, the lower bound of a rate", "set lower: 0")
     if spec.columns != Columns():
         raise refuse("columns are declared", "the generator's own columns", "remove `columns`")
-    if spec.source.plan is not None:
-        raise refuse(f"source.plan names {spec.source.plan!r}", "no plan: no covariate is planned", "remove the line")
+    if spec.source.plan not in (None, *PLANS):
+        raise refuse(f"source.plan is {spec.source.plan!r}", f"{' or '.join(PLANS)}, or no plan", "correct the line")
     if spec.source.path is not None and spec.source.params:
         raise refuse(
             "source names both a path and params",
