@@ -19,7 +19,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import FeatureChoice
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note
-from nightcast.features import calendar, history, injection
+from nightcast.features import calendar, history, injection, production
 
 Build = Callable[..., pl.DataFrame]
 
@@ -107,6 +107,41 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
         "press_",
         needs=(history.PRESSURE,),
         scaled_except=frozenset({"press_rate_per_bar_lag_1"}),
+    ),
+    FeatureBlock(
+        "water_cut",
+        production.water_cut,
+        "past",
+        False,
+        "water cut from the oil rate, its changes, the water-oil ratio",
+        "wct_",
+        needs=(production.OIL,),
+    ),
+    FeatureBlock(
+        "cumulative", production.cumulative, "past", False, "cumulative volume over rate, over peak, of late", "cum_"
+    ),
+    FeatureBlock(
+        "productivity",
+        production.productivity,
+        "past",
+        True,
+        "lagged productivity index, its mean and trend",
+        "pi_",
+        needs=(history.PRESSURE,),
+        scaled_except=frozenset({"pi_trend"}),
+    ),
+    FeatureBlock(
+        "workovers",
+        production.workovers,
+        "past",
+        False,
+        "steps since a likely workover, and what it gained",
+        "work_",
+        needs=(history.UPTIME,),
+    ),
+    FeatureBlock("decline", production.decline, "past", True, "exponential decline carried on from here", "dca_"),
+    FeatureBlock(
+        "embedding", production.embedding, "past", False, "principal components of the shape of the last year", "emb_"
     ),
     FeatureBlock("age", calendar.age, "plan", False, "steps since the series began", "age_"),
 )

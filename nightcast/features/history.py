@@ -81,7 +81,7 @@ def trend(frame: pl.DataFrame, schema: PanelSchema, *, windows: Sequence[int] = 
     """
     spans = sizes(windows, "trend.windows", least=2)
     y, position = values_of(frame, TARGET), position_of(frame)
-    columns = [as_column(f"trend_log_slope_{size}", _log_slope(y, position, size)) for size in spans]
+    columns = [as_column(f"trend_log_slope_{size}", log_slope(y, position, size)) for size in spans]
     means = {size: count_and_mean(y, position, size)[1] for size in (1, *spans)}
     ordered = sorted(means)
     columns += [
@@ -91,7 +91,8 @@ def trend(frame: pl.DataFrame, schema: PanelSchema, *, windows: Sequence[int] = 
     return frame.with_columns(columns)
 
 
-def _log_slope(y: Floats, position: Ints, size: int) -> Floats:
+def log_slope(y: Floats, position: Ints, size: int) -> Floats:
+    """Least-squares slope of ln y per step over the last `size` producing values, as of the last one of them."""
     producing = np.flatnonzero(y > 0)
     time = position[producing].astype(np.float64)
     level = logarithm(y[producing])
@@ -169,7 +170,7 @@ def pressure(
     least_drawdown = number(least_drawdown, "pressure.least_drawdown", least=0)
     y, p, position = values_of(frame, TARGET), values_of(frame, PRESSURE), position_of(frame)
     p = np.where(p > 0, p, np.nan)
-    highest, lowest = _running(p, position, np.fmax), _running(p, position, np.fmin)
+    highest, lowest = running(p, position, np.fmax), running(p, position, np.fmin)
     drawdown = np.where(highest - p >= least_drawdown, highest - p, np.nan)
     columns = {f"press_delta_{k}": p - lagged(p, position, k) for k in sizes(steps, "pressure.steps")}
     columns |= {
@@ -180,9 +181,10 @@ def pressure(
     return frame.with_columns(as_column(name, values) for name, values in columns.items())
 
 
-def _running(values: Floats, position: Ints, extreme: np.ufunc) -> Floats:
+def running(values: Floats, position: Ints, accumulated: np.ufunc) -> Floats:
+    """`accumulated` (`np.fmax`, `np.add`, ..) over each series from its first row on."""
     out = np.full_like(values, np.nan)
     edges = [*np.flatnonzero(position == 0), len(values)]
     for start, end in itertools.pairwise(edges):
-        out[start:end] = extreme.accumulate(values[start:end])
+        out[start:end] = accumulated.accumulate(values[start:end])
     return out

@@ -98,7 +98,9 @@ class SourceChoice(_Frozen):
 
     kind: SourceKind = Field("files", description="`files`: Parquet or CSV; the others know one data set each.")
     path: str | None = Field(None, description="File, folder or glob, relative to the workload file.")
-    plan: str | None = Field(None, description="File with planned values of the plan covariates; of a generated field, `known` or `noisy`.")
+    plan: str | None = Field(
+        None, description="File with planned values of the plan covariates; of a generated field, `known` or `noisy`."
+    )
     options: FileOptions = Field(default_factory=FileOptions, description="How text files are written.")
     params: dict[str, Any] = Field(default_factory=dict, description="Parameters of the generator.")
 

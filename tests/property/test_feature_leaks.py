@@ -14,7 +14,7 @@ START = datetime(2015, 1, 1)
 SCHEMA = PanelSchema(
     freq="MS",
     horizon=3,
-    covariates={"wwir": "past", "wbhp": "past", "uptime": "plan", "x_m": "static", "y_m": "static"},
+    covariates={"wwir": "past", "wbhp": "past", "wopr": "past", "uptime": "plan", "x_m": "static", "y_m": "static"},
     lower=0,
 )
 CHOICES = [FeatureChoice(name=name) for name in FEATURES]
@@ -39,6 +39,7 @@ def panels(draw: st.DrawFn) -> pl.DataFrame:
                     "y": pl.Series([None if injector else d[0] for d in draws], dtype=pl.Float64),
                     "wwir": pl.Series([d[1] if injector else None for d in draws], dtype=pl.Float64),
                     "wbhp": pl.Series([d[2] for d in draws], dtype=pl.Float64),
+                    "wopr": pl.Series([d[2] for d in draws], dtype=pl.Float64),
                     "uptime": pl.Series([None if d[1] is None else min(d[1], 1.0) for d in draws], dtype=pl.Float64),
                     "x_m": pl.Series([place[0] if place else None] * len(steps), dtype=pl.Float64),
                     "y_m": pl.Series([place[1] if place else None] * len(steps), dtype=pl.Float64),

@@ -341,7 +341,11 @@ def test_without_injectors_the_columns_are_empty_and_a_note_says_so() -> None:
 
 def full() -> pl.DataFrame:
     frame = field({"I": (300.0, [50, 60, 70, 80])}, [5, 0, 7, 8])
-    return frame.with_columns(pl.Series("wbhp", [200.0, 150.0, 120.0, 110.0] * 2), pl.lit(0.9).alias("uptime"))
+    return frame.with_columns(
+        pl.Series("wbhp", [200.0, 150.0, 120.0, 110.0] * 2),
+        pl.lit(0.9).alias("uptime"),
+        (pl.col("y") * 0.4).alias("wopr"),
+    )
 
 
 @pytest.mark.parametrize("name", list(FEATURES))
@@ -373,8 +377,12 @@ def test_columns_in_the_target_s_unit_grow_with_it_and_the_others_do_not(name: s
     # Injection is in the target's unit as well, so both are scaled.
     rng = np.random.default_rng(5)
     frame = field({"I": (300.0, rng.uniform(40, 90, 20).tolist())}, rng.uniform(1, 9, 20).tolist())
-    frame = frame.with_columns(pl.Series("wbhp", rng.uniform(50, 200, 40)))
-    larger = frame.with_columns(pl.col("y") * 8, pl.col("wwir") * 8)
+    frame = frame.with_columns(
+        pl.Series("wbhp", rng.uniform(50, 200, 40)),
+        pl.Series("uptime", rng.uniform(0.6, 1.0, 40)),
+        (pl.col("y") * pl.Series(rng.uniform(0.2, 0.8, 40))).alias("wopr"),
+    )
+    larger = frame.with_columns(pl.col("y") * 8, pl.col("wwir") * 8, pl.col("wopr") * 8)
 
     one, columns, _ = build_features(frame, MONTHLY, [FeatureChoice(name=name)])
     other = build_features(larger, MONTHLY, [FeatureChoice(name=name)])[0]

@@ -17,7 +17,8 @@ from nightcast.sources.spec import WorkloadFile
 
 NOW = datetime(2026, 6, 15)
 SMALL = FieldConfig(producers=8, injectors=3, months=36, seed=4)
-COLUMNS = ["unique_id", "ds", "y", "uptime", "wbhp", "wwir", "x_m", "y_m", "pad", "series_role", "row_unparsable"]
+COLUMNS = ["unique_id", "ds", "y", "uptime", "wbhp", "wwir", "wopr", "x_m", "y_m", "pad"]
+COLUMNS += ["series_role", "row_unparsable"]
 
 
 def workload(source: dict[str, Any] | None = None, **changes: Any) -> WorkloadFile:
@@ -33,7 +34,7 @@ def test_rows_carry_the_declared_columns_roles_and_unit() -> None:
     assert raw.schema.horizon == 6
     assert raw.schema.unit == "m3/d"
     assert raw.schema.lower == 0
-    assert raw.schema.columns_of("past") == ("uptime", "wbhp", "wwir")
+    assert raw.schema.columns_of("past") == ("uptime", "wbhp", "wwir", "wopr")
     assert raw.schema.columns_of("static") == ("x_m", "y_m", "pad")
     assert raw.as_of == datetime(2017, 12, 1)
     assert raw.plan is None

@@ -23,6 +23,7 @@ COVARIATES: Final[dict[str, Role]] = {
     "uptime": "past",
     "wbhp": "past",
     "wwir": "past",
+    "wopr": "past",
     "x_m": "static",
     "y_m": "static",
     "pad": "static",
