@@ -20,7 +20,8 @@ from expectations.docs import write_data_docs
 from expectations.panel import RawThresholds, feature_gate, forecast_gate, raw_assets, raw_gate, raw_suites
 from expectations.panel import accepted_rows as gate_rows
 from models.catalog import FORECASTERS
-from models.ensembles.simplex import SimplexCombiner
+from models.ensembles.bagging import refuse_unknown, seeded
+from models.ensembles.quantiles import QuantileCombiner, check_method
 from nightcast.contracts.columns import (
     CUTOFF,
     ID,
@@ -43,12 +44,12 @@ from nightcast.evaluation.calibration import ConformalQuantiles, prequential
 from nightcast.evaluation.comparison import compare
 from nightcast.evaluation.fallback import panel_fallback
 from nightcast.evaluation.folds import closed_cutoffs, final_fold, panel_folds
-from nightcast.evaluation.league import by_horizon, league, panel_loss, segments, series_scale
+from nightcast.evaluation.league import SEGMENT, by_horizon, league, panel_loss, segments, series_facts
 from nightcast.features.catalog import FEATURES, build_features
 from nightcast.features.grid import apart, regular_grid
 from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
-from nightcast.sources.spec import WorkloadFile
+from nightcast.sources.spec import MemberChoice, WorkloadFile
 
 ALL_MODELS = (
     "naive_last",
@@ -99,23 +100,27 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         If it names an unknown model, feature or source.
     """
     spec.require_panel()
-    for name in spec.models or ():
-        FORECASTERS[name]
+    for line in spec.models or ():
+        FORECASTERS[line.name]
     features = _feature_choices(spec.features)
     source = open_source(spec, base)
     limits = _thresholds(spec)
+    calibrator = ConformalQuantiles(regime=SEGMENT, lower=spec.lower)
 
     def recipe(preset: Preset) -> Recipe:
-        names = tuple(spec.models) if spec.models else MODELS[preset]
-        return Recipe(
+        lines = spec.models or tuple(MemberChoice(name=name) for name in MODELS[preset])
+        made = Recipe(
             horizon=spec.horizon,
             features=features,
-            models=tuple(FORECASTERS.choose(name, preset) for name in names),
+            models=tuple(choice for line in lines for choice in seeded(FORECASTERS, preset, **line.model_dump())),
             folds=_folds(spec, preset),
             limits=LIMITS[preset],
             preparation={"retire_after": spec.retire_after, "raw_gate": limits.model_dump(mode="json")},
             **spec.recipe,
         )
+        check_method(made.combiner)
+        refuse_unknown(made.combiner.weights, made.models)
+        return made
 
     def prepare(raw: RawData, verdict: Verdict, recipe: Recipe) -> PanelDataset:
         rows, notes = accepted_rows(raw, verdict, limits)
@@ -130,8 +135,9 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         _folds: tuple[Fold, ...],
     ) -> Nested:
         horizon, freq = dataset.schema.horizon, dataset.schema.freq
-        joined = SimplexCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
-        corrected = prequential(joined, horizon=horizon, freq=freq)
+        joined = QuantileCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
+        joined = segments(joined, history=dataset.truth())
+        corrected = prequential(joined, horizon=horizon, freq=freq, calibrator=calibrator)
         cutoffs = joined.get_column(CUTOFF).unique().to_list()
         judged = [c for c in cutoffs if closed_cutoffs(cutoffs, c, horizon=horizon, freq=freq)]
         if len(judged) < JUDGED_ORIGINS:
@@ -155,9 +161,9 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         sentry=sentry,
         folds=panel_folds,
         final=final_fold,
-        scale=series_scale,
-        combiner=SimplexCombiner(),
-        calibrator=ConformalQuantiles(),
+        scale=series_facts,
+        combiner=QuantileCombiner(),
+        calibrator=calibrator,
         nested=nested,
         scoring=Scoring(
             loss=panel_loss,
@@ -168,7 +174,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         fallback=lambda raw, series: panel_fallback(raw.frame, raw.panel, raw.as_of, series),
         promised=lambda raw: promised(raw, spec.retire_after),
         compare=compare,
-        baselines=tuple(name for name in (spec.models or ALL_MODELS) if FORECASTERS[name].capabilities.baseline),
+        baselines=_baselines(spec),
         facts={
             "information": _information(spec),
             "unit": spec.unit,
@@ -176,6 +182,12 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
             "prepare": "workloads.panel:dataset_from_request",
         },
     )
+
+
+def _baselines(spec: WorkloadFile) -> tuple[str, ...]:
+    """Labels of the naive family."""
+    lines = spec.models or tuple(MemberChoice(name=name) for name in ALL_MODELS)
+    return tuple(line.title for line in lines if FORECASTERS[line.name].capabilities.baseline)
 
 
 def _information(spec: WorkloadFile) -> str:
@@ -323,7 +335,7 @@ def dataset_from_request(rows: pl.DataFrame, facts: Mapping[str, Any]) -> tuple[
         as_of,
         facts["retire_after"],
     )
-    return dataset, series_scale(dataset, [as_of])
+    return dataset, series_facts(dataset, [as_of])
 
 
 SENTRY_SERIES = 24

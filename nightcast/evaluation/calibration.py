@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nightcast.contracts.columns import CUTOFF, HORIZON, ID, LEVELS, MEDIAN, MODEL, QUANTILES, TARGET
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, LEVELS, MEDIAN, MODEL, QUANTILES, TARGET, TIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.prediction import Quantiles, sort_quantiles
@@ -20,7 +20,7 @@ from nightcast.evaluation.scores import check_columns
 _SCALE = "scale"
 _EFFECTIVE = "_effective_scale"
 _ORIGINS = 4
-"""Origins at which half of the shifts relative to the median's is trusted."""
+"""Independent origins at which half of the shifts relative to the median's is trusted."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,29 @@ class ConformalQuantiles:
     residuals the k-th smallest covers the next with probability k / (n + 1), which is the position used (Vovk et al.
     2005; Romano, Patterson & Candès 2019 for quantile forecasts). Every series-origin has the same weight. Adjacent
     horizons are pooled until `min_rows` rows are together. Shifts are shrunk to none by `min(1, n / min_rows)` and, as
-    series share their shocks, for few origins `o`: the levels' shifts relative to the median's by `o / (o + 4)`, the
-    median's own, a bias, which lasts least of all, by `o / (o + centre)`.
+    series share their shocks and neighbouring origins most of their targets, for few independent origins `o` (target
+    times over horizons): the levels' shifts relative to the median's by `o / (o + 4)`, the median's own, a bias, which
+    lasts least of all, by `o / (o + centre)`.
 
     Attributes
     ----------
     min_rows
         Rows a group of horizons should have.
     centre
-        Origins at which half of a past bias of the median is believed to last. 0: all of it, always.
+        Independent origins at which half of a past bias of the median is believed to last. 0: all of it, always.
     regime
         Column of the out-of-fold rows and of `scale` (such as `segment`) within which residuals are first divided by
         their typical size, so that quiet series get small shifts. None: one size for all.
+    lower
+        Physical lower bound. Quantiles within `near` of the scale above it count as the bound: a shut well gives
+        nothing at all, and an interval from next to nothing up would miss that.
     """
 
     min_rows: int = 200
-    centre: float = 24.0
+    centre: float = 6.0
     regime: str | None = None
+    lower: float | None = None
+    near: float = 0.01
 
     def fit(self, oof: pl.DataFrame) -> dict[str, Any]:
         """Learn the shifts as JSON values, in units of the scale.
@@ -55,20 +61,21 @@ class ConformalQuantiles:
         Parameters
         ----------
         oof
-            `unique_id, cutoff, horizon, q10 .. q90, y, scale` (and the regime column), one model.
+            `unique_id, ds, cutoff, horizon, q10 .. q90, y, scale` (and the regime column), one model.
 
         Returns
         -------
         dict
-            `method`, `regime`, `factors` (of the regimes' sizes) and `groups`: `horizons`, `rows`, `origins`, `shift`
-            per level, and `trust`, by which shifts relative to the median's were shrunk.
+            `method`, `regime`, `factors` (of the regimes' sizes), `lower`, `near` and `groups`: `horizons`, `rows`,
+            `origins` (independent ones), `shift` per level, and `trust`, by which shifts relative to the median's were
+            shrunk.
 
         Raises
         ------
         ConfigError
             If a column is missing, or a row has no actual or no positive scale.
         """
-        check_columns(oof, (ID, CUTOFF, HORIZON, *QUANTILES, TARGET, _SCALE), what="out-of-fold rows")
+        check_columns(oof, (ID, TIME, CUTOFF, HORIZON, *QUANTILES, TARGET, _SCALE), what="out-of-fold rows")
         unknown = oof.filter(
             ~(
                 pl.col(TARGET).cast(pl.Float64).is_finite() & pl.col(_SCALE).is_finite() & (pl.col(_SCALE) > 0)
@@ -87,11 +94,12 @@ class ConformalQuantiles:
             factors = _regime_factors(oof, self.regime, self.min_rows)
         rows = self._effective(oof, factors).sort(HORIZON, ID, CUTOFF)
         sizes = rows.group_by(HORIZON).len().sort(HORIZON).rows()
+        independent = rows.get_column(TIME).n_unique() / max(1, len(sizes))
         groups = []
         for horizons in _pool(sizes, self.min_rows):
             part = rows.filter(pl.col(HORIZON).is_in(horizons))
             weight = part.select(1.0 / pl.len().over(ID, CUTOFF)).to_series().to_numpy()
-            origins = part.get_column(CUTOFF).n_unique()
+            origins = min(independent, part.get_column(CUTOFF).n_unique())
             enough = min(1.0, part.height / self.min_rows)
             trust = enough * origins / (origins + _ORIGINS)
             values = part.select(QUANTILES).to_numpy()
@@ -110,10 +118,17 @@ class ConformalQuantiles:
                     "shift": [middle + trust * (shift - full) for shift in shifts],
                 }
             )
-        return {"method": "conformal", "regime": self.regime, "factors": factors, "groups": groups}
+        return {
+            "method": "conformal",
+            "regime": self.regime,
+            "factors": factors,
+            "lower": self.lower,
+            "near": self.near,
+            "groups": groups,
+        }
 
     def apply(self, prediction: Quantiles, scale: pl.DataFrame, table: dict[str, Any]) -> Quantiles:
-        """Shift and sort; physical bounds are the caller's to restore.
+        """Shift, sort, and hold to the lower bound.
 
         Parameters
         ----------
@@ -136,7 +151,7 @@ class ConformalQuantiles:
                 expected="one row of `scale` per series and cutoff of the prediction",
                 remedy="compute the scale for the prediction's own cutoffs",
             )
-        return Quantiles.of(self._shift(rows, table))
+        return Quantiles.of(_bounded(self._shift(rows, table), table["lower"], table["near"]))
 
     def _shift(self, rows: pl.DataFrame, table: dict[str, Any]) -> pl.DataFrame:
         """Move and sort the quantile columns of rows that carry their scale; the other columns stay."""
@@ -191,8 +206,18 @@ def prequential(
                 if learnt is None or learnt[0] != closed:
                     learnt = closed, calibrator.fit(model.filter(pl.col(CUTOFF).is_in(list(closed))))
                 rows = calibrator._shift(rows, learnt[1])
-            done.append(rows)
+            done.append(_bounded(rows, calibrator.lower, calibrator.near))
     return pl.concat(done) if done else oof
+
+
+def _bounded(rows: pl.DataFrame, lower: float | None, near: float) -> pl.DataFrame:
+    """Quantiles at least the lower bound, and equal to it where they are next to it; rows carry their scale."""
+    if lower is None:
+        return rows
+    least = pl.lit(lower) + near * pl.col(_SCALE)
+    return rows.with_columns(
+        pl.when(pl.col(name) < least).then(pl.lit(lower)).otherwise(pl.col(name)).alias(name) for name in QUANTILES
+    )
 
 
 def _pool(sizes: list[tuple[int, int]], min_rows: int) -> list[list[int]]:

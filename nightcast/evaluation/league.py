@@ -151,6 +151,12 @@ def series_segments(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.Da
     return segments(keys, history=dataset.truth()).sort(ID, CUTOFF)
 
 
+def series_facts(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.DataFrame:
+    """Each series' `scale` and `segment` at each cutoff, from rows known there."""
+    scale = series_scale(dataset, cutoffs)
+    return segments(scale, history=dataset.truth()) if scale.height else scale.with_columns(pl.lit("").alias(SEGMENT))
+
+
 def loss_scale_expr() -> pl.Expr:
     """Build the scale a loss is divided by: `scale`, at least a tenth of the median over the rows of the same cutoff.
 

@@ -191,7 +191,7 @@ def test_every_series_origin_weighs_the_same_when_horizons_are_pooled():
 
     assert group["horizons"] == list(range(1, 13))
     assert group["shift"][QUANTILES.index("q50")] == pytest.approx(-1)
-    assert group["shift"][QUANTILES.index("q90")] == pytest.approx(-1 + 5 / 9 * 2)
+    assert group["shift"][QUANTILES.index("q90")] == pytest.approx(-1 + 2 * group["trust"])
 
 
 def test_a_regime_with_small_errors_gets_small_shifts():
@@ -244,7 +244,7 @@ def test_prequential_calibration_uses_closed_origins_only():
 
 
 def test_the_first_origins_are_left_alone_and_later_ones_are_mended():
-    oof = rows(16, origins=30, horizons=3, stated=0.3)
+    oof = rows(16, origins=120, horizons=3, stated=0.3)
 
     after = prequential(oof, horizon=3, freq=DAYS)
 
@@ -257,7 +257,7 @@ def test_the_first_origins_are_left_alone_and_later_ones_are_mended():
     assert after.columns == oof.columns
     assert after.height == oof.height
     assert coverage(oof) < 0.4
-    assert 0.72 < coverage(after.filter(pl.col("cutoff") >= DAYS.shift(START, 16))) < 0.85
+    assert 0.72 < coverage(after.filter(pl.col("cutoff") >= DAYS.shift(START, 80))) < 0.85
 
 
 def test_several_models_are_calibrated_each_on_its_own():
@@ -268,3 +268,43 @@ def test_several_models_are_calibrated_each_on_its_own():
 
     assert both.filter(model="narrow").equals(prequential(narrow, horizon=2, freq=DAYS))
     assert both.filter(model="wide").equals(prequential(wide, horizon=2, freq=DAYS))
+
+
+def test_origins_whose_horizons_overlap_are_fewer_pieces_of_evidence():
+    daily = rows(3, origins=24, horizons=6)
+    weekly = daily.filter(pl.col("cutoff").is_in([DAYS.shift(START, 6 * k) for k in range(4)]))
+
+    many, few = (ConformalQuantiles().fit(part)["groups"][0] for part in (daily, weekly))
+
+    assert many["origins"] == pytest.approx(29 / 6)
+    assert few["origins"] == 4
+    assert many["trust"] == pytest.approx((29 / 6) / (29 / 6 + 4))
+
+
+def test_next_to_the_lower_bound_is_the_bound():
+    frame = rows(4, origins=1, series=1, horizons=1).with_columns(
+        q10=pl.lit(0.004), q20=pl.lit(0.009), q30=pl.lit(0.011), scale=pl.lit(1.0)
+    )
+    prediction = Quantiles.of(frame)
+    table = ConformalQuantiles(lower=0.0).fit(frame.clear())
+
+    out = ConformalQuantiles().apply(prediction, frame.select("unique_id", "cutoff", "scale"), table).frame
+
+    assert out.select("q10", "q20", "q30").row(0) == (0.0, 0.0, 0.011)
+
+
+def test_without_a_lower_bound_small_values_stay():
+    frame = rows(4, origins=1, series=1, horizons=1).with_columns(q10=pl.lit(0.004), scale=pl.lit(1.0))
+    table = ConformalQuantiles().fit(frame.clear())
+
+    out = ConformalQuantiles().apply(Quantiles.of(frame), frame.select("unique_id", "cutoff", "scale"), table).frame
+
+    assert out["q10"][0] == 0.004
+
+
+def test_origins_without_an_earlier_closed_one_are_held_to_the_bound_too():
+    frame = rows(5, origins=2, series=1, horizons=2).with_columns(q10=pl.lit(0.001), scale=pl.lit(1.0))
+
+    out = prequential(frame, horizon=2, freq=DAYS, calibrator=ConformalQuantiles(lower=0.0))
+
+    assert out["q10"].to_list() == [0.0] * 4
