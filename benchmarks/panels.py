@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from models.catalog import FORECASTERS, make_forecaster
-from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MEDIAN, MODEL, QUANTILES, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MEDIAN, QUANTILES, TARGET, TIME
 from nightcast.contracts.panel import PanelDataset
 from nightcast.contracts.recipe import FoldPlan, Preset
 from nightcast.evaluation.folds import panel_folds
@@ -134,6 +134,3 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     print("|" + "---|" * len(rows[0]))
     for row in rows:
         print("| " + " | ".join(cell(value) for value in row.values()) + " |", flush=True)
-
-
-__all__ = ["MODEL", "NAIVE", "against", "dataset", "factory", "forecasts", "generated", "mean_of", "show"]
