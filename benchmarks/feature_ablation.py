@@ -1,4 +1,4 @@
-"""What each feature block is worth: the mean of `linear_global` and `lightgbm_global` with all blocks, without one, and alone.
+"""What each feature block is worth: `linear_global` and `lightgbm_global` with all blocks, without one, with one alone.
 
 python -m benchmarks.feature_ablation --seed 1 --seed 2
 python -m benchmarks.feature_ablation --workload workloads/norne.yaml --data ../shared/data/norne/monthly.parquet

@@ -1,4 +1,4 @@
-"""Panels for benchmarks: a workload file's rows as a dataset, forecasts from rolling origins, errors against naive ones."""
+"""Panels for benchmarks: rows as a dataset, forecasts from rolling origins, errors against naive ones."""
 
 from __future__ import annotations
 

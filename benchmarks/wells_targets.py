@@ -1,9 +1,9 @@
-"""How the wells workload stands against its targets: the whole chain of a night on one panel, judged from rolling origins.
+"""How the wells workload stands against its targets: a night's chain on one panel, judged from rolling origins.
 
     python -m benchmarks.wells_targets eddy|sodir|norne|volve|generated [--plan known] [--cutoffs 24] [--models a,b,c]
 
-R is MAE over the MAE of the best of last, mean-3 and SES (of planned uptime x median of three producing-day rates, where
-the plan is known) on the same rows, with a 90 % interval from blocks of six origins. Monthly origins over the last
+R is MAE over the MAE of the best of last, mean-3 and SES (of planned uptime x median of three producing-day rates,
+where the plan is known) on the same rows, with a 90 % interval from blocks of six origins. Monthly origins over the last
 months, horizon 6, one refit every six. The ensemble's weights and calibration at an origin know only outcomes that had
 closed by then; origins that only warm them up are not judged.
 """
