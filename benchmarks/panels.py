@@ -45,7 +45,8 @@ def dataset(
     """Read, gate and prepare the rows of a workload, as a night does."""
     base = Path()
     if isinstance(spec, Path):
-        spec, base = load_workload_file(spec), spec.parent
+        base = spec.parent
+        spec = load_workload_file(spec)
     if features is not None:
         spec = spec.model_copy(update={"features": {name: dict(its) for name, its in features.items()}})
     workload = panel_workload(spec, base)
@@ -68,12 +69,13 @@ def forecasts(make: Factory, data: PanelDataset, plan: FoldPlan, *, seed: int = 
     for fold in panel_folds(data, plan):
         model = make().fit(data.training(fold), seed=seed)
         parts += [model.predict(view).frame for view in data.tests(fold)]
-    return pl.concat(parts).join(data.truth(), on=[ID, TIME], how="inner").sort(KEYS)
+    stacked: pl.DataFrame = pl.concat(parts)
+    return stacked.join(data.truth(), on=[ID, TIME], how="inner").sort(KEYS)
 
 
 def mean_of(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Mean of several models' quantiles, on the rows that all of them have."""
-    stacked = pl.concat([part.select(*KEYS, TARGET, *QUANTILES) for part in parts])
+    stacked: pl.DataFrame = pl.concat([part.select(*KEYS, TARGET, *QUANTILES) for part in parts])
     joined = stacked.group_by(*KEYS, TARGET).agg(pl.len().alias("_n"), *(pl.col(name).mean() for name in QUANTILES))
     return joined.filter(pl.col("_n") == len(parts)).drop("_n").sort(KEYS)
 
@@ -89,10 +91,15 @@ def against(
     joined = rows
     for name, part in naive.items():
         joined = joined.join(part.select(*KEYS, pl.col(MEDIAN).alias(name)), on=list(KEYS))
-    error = {name: (joined[name] - joined[TARGET]).abs() for name in (*naive, MEDIAN)}
-    best = min(naive, key=lambda name: error[name].mean())
+    y = joined.get_column(TARGET).to_numpy()
+    error = {name: np.abs(joined.get_column(name).to_numpy() - y) for name in (*naive, MEDIAN)}
+    best = min(naive, key=lambda name: float(error[name].mean()))
     sums = (
-        joined.select(CUTOFF, own=error[MEDIAN], base=error[best]).group_by(CUTOFF).sum().sort(CUTOFF).drop(CUTOFF)
+        joined.select(CUTOFF, own=pl.Series(error[MEDIAN]), base=pl.Series(error[best]))
+        .group_by(CUTOFF)
+        .sum()
+        .sort(CUTOFF)
+        .drop(CUTOFF)
     ).to_numpy()
     rng = np.random.default_rng(1)
     size = min(6, len(sums))
@@ -102,25 +109,25 @@ def against(
     scaled = {
         name: mase(joined.with_columns(pl.col(name).alias(MEDIAN)), history=data.truth()) for name in (*naive, MEDIAN)
     }
-    inside = (joined[TARGET] >= joined["q10"]) & (joined[TARGET] <= joined["q90"])
+    low, middle, high = joined.select("q10", MEDIAN, "q90").to_numpy().T
     within = joined.group_by(ID).agg(
         (pl.col(MEDIAN) - pl.col(TARGET)).pow(2).sum().alias("sse"),
         (pl.col(TARGET) - pl.col(TARGET).mean()).pow(2).sum().alias("sst"),
     )
-    spread = within.filter(pl.col("sst") > 0)
+    sse, sst = within.filter(pl.col("sst") > 0).select("sse", "sst").to_numpy().T
     return {
         "rows": joined.height,
         "origins": len(sums),
         "best_naive": best,
-        "nmae": error[MEDIAN].sum() / joined[TARGET].abs().sum(),
-        "R": error[MEDIAN].sum() / error[best].sum(),
+        "nmae": float(error[MEDIAN].sum() / np.abs(y).sum()),
+        "R": float(error[MEDIAN].sum() / error[best].sum()),
         "R_low": float(np.quantile(ratio, 0.05)),
         "R_high": float(np.quantile(ratio, 0.95)),
         "mase_ratio": scaled[MEDIAN] / min(scaled[name] for name in naive),
-        "coverage80": inside.mean(),
-        "r2_pooled": 1 - within["sse"].sum() / ((joined[TARGET] - joined[TARGET].mean()) ** 2).sum(),
-        "r2_within": 1 - within["sse"].sum() / within["sst"].sum(),
-        "nse_median": (1 - spread["sse"] / spread["sst"]).median(),
+        "coverage80": float(((y >= low) & (y <= high)).mean()),
+        "r2_pooled": float(1 - ((middle - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
+        "r2_within": float(1 - sse.sum() / sst.sum()),
+        "nse_median": float(np.median(1 - sse / sst)),
     }
 
 
