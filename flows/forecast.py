@@ -99,8 +99,11 @@ def run_forecast(
         }
         failures = [{"model": label, "fold": "forecast", "reason": why} for label, why in served.failures.items()]
         manifest = steps.manifest(night, served, facts, status=status, decision=None, failures=failures)
+        with clock("derive"):
+            oof = None if champion is None else steps.champion_rows(tracking, champion)
+            beside = steps.derived(night, served, oof, progress)
         with clock("publish"):
-            publication = steps.publish(night, served, manifest, lease)
+            publication = steps.publish(night, served, manifest, lease, beside)
         progress.stage("report")
         report = report_of(
             night,

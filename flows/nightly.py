@@ -145,8 +145,11 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         }
         failures = [failure.to_json() for failure in trained.out.failures] if trained.out else []
         manifest = steps.manifest(night, served, facts, status=status, decision=trained.decision, failures=failures)
+        with clock("derive"):
+            oof = None if trained.evaluation is None else trained.evaluation.ensemble
+            beside = steps.derived(night, served, oof, progress)
         with clock("publish"):
-            publication = steps.publish(night, served, manifest, lease)
+            publication = steps.publish(night, served, manifest, lease, beside)
         progress.stage("report")
         report_failed = None
         try:

@@ -355,9 +355,13 @@ def forecast_bytes(forecast: pl.DataFrame) -> bytes:
         )
     keys = [name for name in (ID, TIME, HORIZON, CUTOFF) if name in forecast.columns]
     rest = [name for name in forecast.columns if name not in keys and not forecast.schema[name].is_nested()]
-    ordered = forecast.sort(*keys, *rest, maintain_order=True).rechunk()
+    return table_bytes(forecast.sort(*keys, *rest, maintain_order=True))
+
+
+def table_bytes(table: pl.DataFrame) -> bytes:
+    """The Parquet bytes of a table, its rows in the order given."""
     buffer = io.BytesIO()
-    ordered.write_parquet(
+    table.rechunk().write_parquet(
         buffer, compression="zstd", compression_level=3, statistics=True, row_group_size=131_072, data_page_size=1 << 20
     )
     return buffer.getvalue()

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from nightcast.contracts.recipe import Preset
 from nightcast.evaluation.units import Unit, UnitFailure, UnitResult, find_unit
 from nightcast.evaluation.walk_forward import Outcome, plan_units, walk_forward
 from nightcast.evaluation.workers import WorkerPool, import_packages
-from nightcast.publishing import Lease, Publication, find_published, publish_night, read_current
+from nightcast.publishing import Lease, Publication, find_published, publish_night, read_current, table_bytes
 from nightcast.storage import Store, open_store
 from tasks.night import Mode, Night, clock, load_workload, owner, owner_is_dead, parse_as_of, write_text
 from tasks.provenance import provenance
@@ -407,9 +407,30 @@ def manifest(
     }
 
 
+def derived(night: Night, served: Served, oof: pl.DataFrame | None, progress: Progress) -> dict[str, pl.DataFrame]:
+    """Tables that are published beside the rows (sums over groups, say); none if they cannot be made.
+
+    What people wait for is the rows: a table that fails is told of, and holds nothing up.
+    """
+    if oof is None or oof.is_empty():
+        return {}
+    try:
+        return dict(night.workload.derive(served.frame, oof, night.raw(), night.recipe.seed))
+    except Exception as error:  # noqa: BLE001  # see above
+        progress.say(f"nothing is published beside the rows: {type(error).__name__}: {error}")
+        keep_traceback(night, error)
+        return {}
+
+
 @task(name="publish", cache_policy=NO_CACHE, retries=3, retry_delay_seconds=5, retry_condition_fn=_transient)
-def publish(night: Night, served: Served, manifest: dict[str, Any], lease: Lease) -> Publication:
-    """Write the forecast once and flip the pointer."""
+def publish(
+    night: Night,
+    served: Served,
+    manifest: dict[str, Any],
+    lease: Lease,
+    beside: Mapping[str, pl.DataFrame] | None = None,
+) -> Publication:
+    """Write the forecast, and the tables beside it, once and flip the pointer."""
     return publish_night(
         store_of(night.settings),
         workload=night.name,
@@ -417,7 +438,7 @@ def publish(night: Night, served: Served, manifest: dict[str, Any], lease: Lease
         night_id=night.night_id,
         forecast=served.frame,
         manifest=manifest,
-        extra={},
+        extra={f"{name}.parquet": table_bytes(table) for name, table in (beside or {}).items()},
         lease=lease,
     )
 

@@ -69,7 +69,7 @@ from nightcast.features.labels import triple_barrier
 from nightcast.features.segments import segmented
 from nightcast.reports.class_views import class_views
 from nightcast.sources.catalog import open_source
-from nightcast.sources.spec import WorkloadFile
+from nightcast.sources.spec import MemberChoice, WorkloadFile
 from workloads.bar_documents import market_documents
 
 BASELINES = (
@@ -101,6 +101,8 @@ LIMITS: Mapping[Preset, LimitPlan] = {
     "nightly_cpu": LimitPlan(seconds=900, memory_gib=8),
     "seed": LimitPlan(seconds=24 * 3600, memory_gib=64),
 }
+COMBINERS = ("weighted", "mean", "voting", "stacking", "blending")
+"""Methods of `CombinerPlan` that combine class probabilities."""
 SENTRY_SYMBOLS = 2
 SENTRY_BARS = 4000
 """Newest bars of each symbol that the leak sentry rebuilds."""
@@ -119,11 +121,17 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
     Raises
     ------
     ConfigError
-        If it names an unknown model, feature set or source.
+        If it names an unknown model, feature set or source, or an ensemble that only quantiles have.
     """
     spec.require_bars()
-    for name in spec.models or ():
-        CLASSIFIERS[name]
+    for line in spec.models or ():
+        CLASSIFIERS[line.name]
+        if line.seeds > 1:
+            raise ConfigError(
+                f"models of workload {spec.name!r} asks for {line.seeds} seeds of {line.title!r}",
+                expected="seeds: 1 in a file of kind bars",
+                remedy="remove `seeds`; classifiers are not averaged over seeds",
+            )
     if spec.features is not None:
         raise ConfigError(
             f"workload {spec.name!r} names features",
@@ -136,9 +144,9 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
     calibrator = MarketCalibrator(costs)
 
     def recipe(preset: Preset) -> Recipe:
-        names = tuple(spec.models) if spec.models else MODELS[preset]
-        models = tuple(CLASSIFIERS.choose(name, preset) for name in names)
-        return Recipe(
+        lines = spec.models or tuple(MemberChoice(name=name) for name in MODELS[preset])
+        models = tuple(_choice(line, preset) for line in lines)
+        made = Recipe(
             horizon=max(spec.bars.horizons),
             features=tuple(FeatureChoice(name=name) for name in _feature_sets(models)),
             models=models,
@@ -154,6 +162,8 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
             },
             **spec.recipe,
         )
+        _check_combiner(made.combiner)
+        return made
 
     def prepare(raw: RawData, verdict: Verdict, recipe: Recipe) -> BarDataset:
         rows, notes = accepted_bars(raw, verdict, limits)
@@ -217,7 +227,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
         fallback=flat_fallback,
         promised=lambda raw: promised(raw, spec.retire_after),
         compare=compare_classes,
-        baselines=tuple(name for name in (spec.models or MODELS["seed"]) if CLASSIFIERS[name].capabilities.baseline),
+        baselines=_baselines(spec),
         stand_down=stand_down,
         views=class_views,
         documents=market_documents,
@@ -228,6 +238,29 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
             "prepare": "workloads.bars:dataset_from_request",
         },
     )
+
+
+def _choice(line: MemberChoice, preset: Preset) -> ModelChoice:
+    """The recipe's line for a line of the file."""
+    choice = CLASSIFIERS.choose(line.name, preset, label=line.title)
+    return choice.model_copy(update={"params": {**choice.params, **line.params}})
+
+
+def _baselines(spec: WorkloadFile) -> tuple[str, ...]:
+    """Labels of the baselines."""
+    lines = spec.models or tuple(MemberChoice(name=name) for name in MODELS["seed"])
+    return tuple(line.title for line in lines if CLASSIFIERS[line.name].capabilities.baseline)
+
+
+def _check_combiner(plan: CombinerPlan) -> None:
+    """Refuse what `ClassCombiner` would pass over in silence."""
+    given = [name for name in ("weights", "meta") if getattr(plan, name) is not None]
+    if plan.method not in COMBINERS or given:
+        raise ConfigError(
+            f"recipe.combiner of a file of kind bars: {given[0] if given else f'method {plan.method!r}'}",
+            expected=f"a method among {', '.join(COMBINERS)}, and no weights or meta",
+            remedy="correct `recipe.combiner` in the workload file; docs/ensembles.md lists what each kind has",
+        )
 
 
 def with_models(recipe: Recipe, models: tuple[ModelChoice, ...]) -> Recipe:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from expectations.docs import write_data_docs
 from expectations.panel import RawThresholds, feature_gate, forecast_gate, raw_assets, raw_gate, raw_suites
 from expectations.panel import accepted_rows as gate_rows
-from models.catalog import FORECASTERS
+from models.catalog import FORECASTERS, make_forecaster
 from models.ensembles.bagging import refuse_unknown, seeded
 from models.ensembles.quantiles import QuantileCombiner, check_method
 from nightcast.contracts.columns import (
@@ -35,7 +35,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.panel import PanelDataset
 from nightcast.contracts.prediction import Quantiles
-from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, Preset, Recipe
+from nightcast.contracts.recipe import CombinerPlan, FeatureChoice, FoldPlan, LimitPlan, ModelChoice, Preset, Recipe
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note, RawData
 from nightcast.contracts.verdict import Verdict
@@ -49,7 +49,8 @@ from nightcast.features.catalog import FEATURES, build_features
 from nightcast.features.grid import apart, regular_grid
 from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
-from nightcast.sources.spec import MemberChoice, WorkloadFile
+from nightcast.sources.spec import MemberChoice, RollupChoice, WorkloadFile
+from workloads.panel_sums import rolled_up
 
 ALL_MODELS = (
     "naive_last",
@@ -112,7 +113,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         made = Recipe(
             horizon=spec.horizon,
             features=features,
-            models=tuple(choice for line in lines for choice in seeded(FORECASTERS, preset, **line.model_dump())),
+            models=tuple(choice for line in lines for choice in seeded(_choice(line, preset), line.seeds)),
             folds=_folds(spec, preset),
             limits=LIMITS[preset],
             preparation={"retire_after": spec.retire_after, "raw_gate": limits.model_dump(mode="json")},
@@ -174,6 +175,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         fallback=lambda raw, series: panel_fallback(raw.frame, raw.panel, raw.as_of, series),
         promised=lambda raw: promised(raw, spec.retire_after),
         compare=compare,
+        derive=rolled_up(None if spec.rollup is None else _known_group(spec, spec.rollup)),
         baselines=_baselines(spec),
         facts={
             "information": _information(spec),
@@ -184,10 +186,32 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     )
 
 
+def _choice(line: MemberChoice, preset: Preset) -> ModelChoice:
+    """The recipe's line for a line of the file; a wrong hyperparameter is refused here, not in every fold."""
+    choice = FORECASTERS.choose(line.name, preset, label=line.title)
+    if not line.params:
+        return choice
+    choice = choice.model_copy(update={"params": {**choice.params, **line.params}})
+    make_forecaster(choice)
+    return choice
+
+
 def _baselines(spec: WorkloadFile) -> tuple[str, ...]:
     """Labels of the naive family."""
     lines = spec.models or tuple(MemberChoice(name=name) for name in ALL_MODELS)
     return tuple(line.title for line in lines if FORECASTERS[line.name].capabilities.baseline)
+
+
+def _known_group(spec: WorkloadFile, choice: RollupChoice) -> RollupChoice:
+    """The roll-up as asked for, if the groups' column can be among the file's static covariates."""
+    declared = spec.columns.covariates
+    if choice.groups is not None and declared and choice.groups not in declared:
+        raise ConfigError(
+            f"rollup.groups of workload {spec.name!r} names {choice.groups!r}",
+            expected=f"a static covariate: one of {', '.join(n for n, c in declared.items() if c.role == 'static')}",
+            remedy="declare it under columns.covariates with role: static, or leave `groups` out",
+        )
+    return choice
 
 
 def _information(spec: WorkloadFile) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from nightcast.contracts.hashing import hash_json
 
@@ -66,21 +75,76 @@ class FoldPlan(_Frozen):
     min_train: int = Field(default=12, ge=1)
 
 
+class MetaPlan(_Frozen):
+    """The meta-model of stacked quantiles.
+
+    Attributes
+    ----------
+    kind
+        `ridge`: linear in the members' medians, coefficients per horizon. `boosting`: a small LightGBM over all
+        horizons.
+    nonnegative
+        Ridge: no member counts against itself.
+    strength
+        Ridge: how strongly coefficients are held to the learned weights; its pull falls with the number of origins.
+    rounds
+        Boosting: trees.
+    """
+
+    kind: Literal["ridge", "boosting"] = "ridge"
+    nonnegative: bool = True
+    strength: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    rounds: int = Field(default=80, ge=1, le=2000)
+
+
 class CombinerPlan(_Frozen):
     """How members are combined.
 
     Attributes
     ----------
     method
-        `weighted`: simplex weights per horizon. `mean`: equal weights. For classes also `voting` (equal weights in
-        log-odds), `stacking` (multinomial logistic on out-of-fold log-odds) and `blending` (simplex weights learned
-        on the newest tenth of the rows).
+        `weighted`: the given `weights`, else simplex weights learned per horizon. `mean`: equal weights. For
+        quantiles also `greedy` (forward selection with replacement) and `stacking` (a meta-model on out-of-fold
+        medians). For classes also `voting` (equal weights in log-odds), `stacking` (multinomial logistic on
+        out-of-fold log-odds) and `blending` (simplex weights learned on the newest tenth of the rows).
     shrinkage
         Towards equal weights, in [0, 1].
+    weights
+        Label -> weight, one table for all horizons; a member without one has none. They are scaled to sum to one.
+    meta
+        The meta-model of stacked quantiles; by default a ridge.
     """
 
-    method: Literal["weighted", "mean", "voting", "stacking", "blending"] = "weighted"
+    method: Literal["weighted", "mean", "greedy", "voting", "stacking", "blending"] = "weighted"
     shrinkage: float = Field(default=0.3, ge=0, le=1)
+    weights: dict[str, float] | None = None
+    meta: MetaPlan | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _on_a_simplex(cls, value: dict[str, float] | None, info: ValidationInfo) -> dict[str, float] | None:
+        if value is None:
+            return None
+        if "method" in info.data and info.data["method"] != "weighted":
+            raise ValueError(f"weights are given with method weighted only, not with {info.data['method']}")
+        for label, weight in value.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"the weight of {label!r} should be a finite number, 0 or more")
+        if not sum(value.values()) > 0:
+            raise ValueError("at least one weight should be above 0")
+        return value
+
+    @field_validator("meta")
+    @classmethod
+    def _of_a_stack(cls, value: MetaPlan | None, info: ValidationInfo) -> MetaPlan | None:
+        if value is not None and "method" in info.data and info.data["method"] != "stacking":
+            raise ValueError(f"a meta-model belongs to method stacking, not to {info.data['method']}")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A recipe that does not use an option has the hash it had before there was one.
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class GatePlan(_Frozen):

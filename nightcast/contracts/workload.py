@@ -174,6 +174,12 @@ def _no_verdicts(_rows: pl.DataFrame, _baselines: Sequence[str], _dataset: Any, 
     return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
 
 
+def _nothing_derived(
+    _published: pl.DataFrame, _oof: pl.DataFrame, _raw: RawData, _seed: int
+) -> Mapping[str, pl.DataFrame]:
+    return {}
+
+
 def _as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
@@ -264,6 +270,9 @@ class Workload(Generic[P]):
         What the report shows of the predictions; None for the views of quantiles.
     documents
         Evaluation, dataset, folder -> files written there that the page links to.
+    derive
+        Published rows, the serving ensemble's out-of-fold rows, raw rows, seed -> name and table of what is published
+        beside the rows (sums over groups, say).
     baselines
         Labels of the naive family in the recipe.
     """
@@ -291,4 +300,7 @@ class Workload(Generic[P]):
     stand_down: Callable[[pl.DataFrame], pl.DataFrame] = field(default=_as_it_is)
     views: Callable[[Any], Any] | None = None
     documents: Callable[[Any, Any, Path], tuple[Document, ...]] = field(default=_no_documents)
+    derive: Callable[[pl.DataFrame, pl.DataFrame, RawData, int], Mapping[str, pl.DataFrame]] = field(
+        default=_nothing_derived
+    )
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -63,6 +63,9 @@ _RESERVED: Final = frozenset(
 )
 
 
+_TAKEN: Final = frozenset({"ensemble", "champion", "simple_ensemble"})
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -208,6 +211,16 @@ class BarsChoice(_Frozen):
         return self.price_scale.get(found, 1.0)
 
 
+class RollupChoice(_Frozen):
+    """Sums over groups of series, over all of them, and over the horizon; for targets that are rates per day."""
+
+    groups: str | None = Field(None, description="Static covariate that names each series' group (a pad, say).")
+    method: Literal["bottom_up", "mint"] = Field(
+        "bottom_up", description="`bottom_up`, or `mint`: reconciled with forecasts of the sums (needs an extra)."
+    )
+    draws: int = Field(1000, ge=100, le=100_000, description="Joint sample paths behind the quantiles of sums.")
+
+
 class GateChoice(_Frozen):
     """When bad data stop a run."""
 
@@ -231,6 +244,30 @@ def _expand_features(value: Any) -> Any:
         return {name: {} for name in value}
     if isinstance(value, Mapping):
         return {name: {} if params is None else params for name, params in value.items()}
+    return value
+
+
+class MemberChoice(_Frozen):
+    """One candidate model, under a label of its own."""
+
+    name: str = Field(min_length=1, description="Catalog name of the model.")
+    label: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+        description="Name in tables and in `recipe.combiner.weights`; by default the catalog's.",
+    )
+    seeds: int = Field(1, ge=1, le=32, description="Fits from different seeds, averaged and weighed as one member.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Hyperparameters that differ from the preset's.")
+
+    @property
+    def title(self) -> str:
+        """The label, or the catalog's name."""
+        return self.label or self.name
+
+
+def _expand_models(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [{"name": line} if isinstance(line, str) else line for line in value]
     return value
 
 
@@ -263,9 +300,12 @@ class WorkloadFile(_Frozen):
     features: Annotated[dict[str, dict[str, Any]] | None, BeforeValidator(_expand_features)] = Field(
         None, description="Feature blocks: names, or name -> parameters; by default the family's own."
     )
-    models: tuple[str, ...] | None = Field(
-        None, min_length=1, description="Catalog names of the candidate models; by default those of the preset."
+    models: Annotated[tuple[MemberChoice, ...] | None, BeforeValidator(_expand_models)] = Field(
+        None,
+        min_length=1,
+        description="Candidate models: catalog names, or {name, label, seeds, params}; by default those of the preset.",
     )
+    rollup: RollupChoice | None = Field(None, description="Sums that are published beside the rows; by default none.")
     folds: dict[str, Any] = Field(default_factory=dict, description="Overrides of the walk-forward's layout.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Overrides of `combiner`, `gate` and `seed`.")
 
@@ -328,6 +368,17 @@ class WorkloadFile(_Frozen):
         if value is None:
             raise PydanticKnownError("missing")
         return handler(value)
+
+    @field_validator("models")
+    @classmethod
+    def _labels_of_their_own(cls, value: tuple[MemberChoice, ...] | None) -> tuple[MemberChoice, ...] | None:
+        labels = [line.title for line in value or ()]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ValueError(f"a label of its own for each model; {twice!r} stands twice, so add `label: ...` to one")
+        if taken := sorted(_TAKEN & set(labels)):
+            raise ValueError(f"another label than {taken[0]!r}, which the combination itself goes by")
+        return value
 
     @field_validator("folds")
     @classmethod
@@ -416,7 +467,8 @@ def _checked(model: type[_Plan], value: Any) -> _Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {first['msg'].lower()}, not {first['input']!r}") from None
+        wrong = first["msg"].lower().removeprefix("value error, ")
+        raise ValueError(f"{where}: {wrong}, not {first['input']!r}") from None
 
 
 def load_workload_file(path: Path) -> WorkloadFile:
@@ -506,6 +558,7 @@ def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         (WorkloadFile, "columns"): Columns,
         (Columns, "bars"): BarNames,
         (WorkloadFile, "gates"): GateChoice,
+        (WorkloadFile, "models"): MemberChoice,
         (WorkloadFile, "bars"): BarsChoice,
         (BarsChoice, "labels"): LabelPlan,
         (BarsChoice, "costs"): CostPlan,
