@@ -531,6 +531,38 @@ def backtest(
     _table(rows if as_json else shown, empty="no signal")
 
 
+@app.command()
+def scenario(
+    workload: Annotated[str, typer.Argument(help="A workload of wells, or the path of a YAML file.")] = "wells",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="WELL.COLUMN:+10% or WELL.COLUMN:VALUE; wwir, uptime, wbhp; may be repeated."),
+    ] = None,
+    data: Data = None,
+    as_of: AsOf = None,
+    draws: Annotated[int, typer.Option("--draws", min=10, help="Draws behind the intervals.")] = 100,
+    to: Annotated[Path, typer.Option("--to", help="Folder for scenario.parquet.")] = Path(),
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What if: other injection, uptime or pressure ahead, answered through the physical block, per well and month."""
+    with _session(home, as_json, bars=False):
+        from flows.scenario_cli import play_scenario
+
+        answer = play_scenario(_spec(workload), settings or [], data=_absolute(data), as_of=as_of, draws=draws, to=to)
+    if as_json:
+        _show(answer, "")
+        return
+    lines = [
+        f"{answer['workload']} as of {answer['as_of']}: {', '.join(answer['changed'])} changed",
+        *(f"  note       {flag}" for flag in answer["flags"]),
+        f"  file       {answer['file']}",
+    ]
+    _show(answer, "\n".join(lines))
+    _table(answer["field"], empty="no well")
+    _table(answer["wells"], empty="no well changes")
+
+
 @labels_app.command("search")
 def labels_search(
     workload: WorkloadArg,

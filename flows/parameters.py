@@ -9,6 +9,8 @@ class WorkloadName(StrEnum):
     """A shipped workload; for a user's own, give `workload_file`."""
 
     wells = "wells"
+    wells_weighted3 = "wells_weighted3"
+    wells_ensemble4 = "wells_ensemble4"
     norne = "norne"
     volve = "volve"
     nm_eddy_wells = "nm_eddy_wells"

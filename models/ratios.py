@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -44,6 +44,9 @@ MEMORY_ROWS: Final = 24
 """Known values whose mean absolute value the level remembers."""
 COMPARED_ROWS: Final = 12
 """Known values of a covariate whose mean its newest ones are compared with."""
+UPTIME: Final = "uptime"
+LEAST_UPTIME: Final = 0.1
+"""Share of a step on stream from which its rate of days on stream is believed."""
 LEAST_SHARE: Final = 1e-4
 """Smallest level, as a share of the panel's median level: below it a series counts as nothing."""
 
@@ -66,6 +69,8 @@ class RatioParams(Hyperparameters):
     memory_share
         Smallest level of a series, as a share of its mean over the last 24 known values: a shut well's level is small,
         not nothing.
+    producing_days
+        Where `uptime` is planned: learn the rate of days on stream, and multiply it by the plan.
     max_origins
         Latest origins of a series in training.
     max_rows
@@ -78,6 +83,7 @@ class RatioParams(Hyperparameters):
     half_life: float | None = Field(default=120.0, gt=0)
     level_weight: float = Field(default=0.5, ge=0, le=1)
     memory_share: float = Field(default=0.1, ge=0, le=1)
+    producing_days: bool = True
     max_origins: int = Field(default=120, ge=1)
     max_rows: int = Field(default=80_000, ge=100)
 
@@ -236,8 +242,8 @@ class RatioForecaster(Forecaster):
     def _fit(self, view: PanelView, *, seed: int) -> None:
         params, horizon = self.params, view.schema.horizon
         reach = max(params.lags, *params.windows, MEMORY_ROWS, 2 * Frequency.parse(self.freq).season_length, 1)
-        grid = grid_of(view, length=params.max_origins + horizon + reach)
         self.columns = Columns.of(view)
+        grid = self._on_stream(view, grid_of(view, length=params.max_origins + horizon + reach))
         self.floor = level_floor(grid.y, share=LEAST_SHARE)
         series, origin = self._origins(grid, horizon)
         inputs = self._inputs(view, grid, series, origin)
@@ -274,7 +280,7 @@ class RatioForecaster(Forecaster):
 
     def _predict(self, view: PanelView) -> Answer:
         self._check_columns(view)
-        grid = grid_of(view)
+        grid = self._on_stream(view, grid_of(view))
         series = view.series
         rows = grid.rows_of(series)
         origin = np.full(rows.size, grid.width - 1)
@@ -286,6 +292,8 @@ class RatioForecaster(Forecaster):
             plan_at = {name: self.columns.values(ahead, name) for name in self.columns.plans}
             x = self._rows(view, grid, inputs, everyone, rows, origin, h, plan_at)
             out[:, h - 1] = np.sort(self.ratios(x, h), axis=1) * inputs.level[:, None]
+            if self._by_producing_day:
+                out[:, h - 1] *= np.nan_to_num(plan_at[UPTIME], nan=1.0)[:, None]
         return Answer(answer_frame(series, out))
 
     def _write(self, folder: Path) -> dict[str, Any]:
@@ -298,6 +306,20 @@ class RatioForecaster(Forecaster):
         self.read_learnt(folder, state["learnt"])
 
     # -- rows ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _by_producing_day(self) -> bool:
+        return self.params.producing_days and UPTIME in self.columns.planned
+
+    def _on_stream(self, view: PanelView, grid: Grid) -> Grid:
+        """The grid, with rates of days on stream in place of calendar-day rates where uptime is planned."""
+        if not self._by_producing_day:
+            return grid
+        uptime = grid.matrix(self.columns.values(view.history, UPTIME))
+        known = np.isnan(uptime) | (uptime >= LEAST_UPTIME)
+        return replace(
+            grid, y=np.where(known, grid.y / np.where(np.isnan(uptime), 1.0, np.maximum(uptime, LEAST_UPTIME)), np.nan)
+        )
 
     def _origins(self, grid: Grid, horizon: int) -> tuple[IntArray, IntArray]:
         """Series and step of the training origins: after the first known value, the latest ones kept."""

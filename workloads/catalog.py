@@ -10,6 +10,8 @@ from nightcast.contracts.workload import Workload
 
 WORKLOADS: Final[tuple[str, ...]] = (
     "wells",
+    "wells_weighted3",
+    "wells_ensemble4",
     "norne",
     "volve",
     "nm_eddy_wells",
@@ -22,7 +24,7 @@ WORKLOADS: Final[tuple[str, ...]] = (
     "fx_5m",
     "stocks_daily",
 )
-"""Each is a file `workloads/<name>.yaml`; `wells` and `markets` are generated and need no data."""
+"""Each is a file `workloads/<name>.yaml`; `wells`, `wells_*` and `markets*` are generated and need no data."""
 FAMILIES: Final[dict[str, str]] = {
     "panel": "workloads.panel:panel_workload",
     "bars": "workloads.bars:bars_workload",

@@ -59,9 +59,13 @@ ALL_MODELS = (
     "ses",
     "theta",
     "ets",
+    "crm",
     "linear_global",
     "mlp_global",
     "lightgbm_global",
+    "well_mixer",
+    "multiscale_tsmixer",
+    "attention_tsmixerx",
     "tsmixerx",
     "nhits",
 )

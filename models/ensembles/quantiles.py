@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from models.ensembles.bagging import bag_of, bagged, bagged_rows
 from models.ensembles.cubes import SCALE, Bools, Cube, Floats, combined, cubes_of, pinball, unit
@@ -59,9 +60,9 @@ class QuantileCombiner:
 
     Learned weights are moved towards equal ones by `plan.shrinkage`, and further the fewer origins there are: estimated
     weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal means equal among the
-    members that are about as good as the best baseline; the rest would only dilute them. The best baseline keeps at
-    least `naive_floor`. A stack is held back towards the learned weights in the same measure. Given weights are taken
-    as they are, without shrinkage or floor.
+    members that are about as good as the best baseline, and not worse than the best member by more than chance; the
+    rest would only dilute them. The best baseline keeps at least `naive_floor`. A stack is held back towards the
+    learned weights in the same measure. Given weights are taken as they are, without shrinkage or floor.
 
     If the combination, however it was made, did worse than the best baseline on origins later than those it was learned
     from, by more than chance, that baseline takes the whole weight at every horizon it forecasts. Members are compared
@@ -313,8 +314,9 @@ class QuantileCombiner:
         if not any(its.any() for its in rows.values()):
             return _Taught(dict.fromkeys(cubes, equal), "mean", "no origin has closed")
         pooled = self._standing(cubes, rows, naive)
+        worse = clearly_worse(cubes, rows, pooled)
         weights = {
-            horizon: self._learn(cube, rows[horizon], plan, naive, pooled) if rows[horizon].any() else equal
+            horizon: self._learn(cube, rows[horizon], plan, naive, pooled, worse) if rows[horizon].any() else equal
             for horizon, cube in cubes.items()
         }
         if plan.method != "stacking":
@@ -340,10 +342,13 @@ class QuantileCombiner:
         """How far what was learned is moved towards what needs no learning."""
         return plan.shrinkage + (1 - plan.shrinkage) * self.caution / (self.caution + origins)
 
-    def _learn(self, cube: Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats) -> Floats:
+    def _learn(
+        self, cube: Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats, worse: Bools
+    ) -> Floats:
         """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor.
 
-        Who is worthy of an equal share is judged by `pooled`, the members' standing over all horizons.
+        Who is worthy of an equal share is judged by `pooled`, the members' standing over all horizons, and `worse`,
+        those that are worse than the best member by more than chance.
         """
         count = cube.values.shape[1]
         seen = np.array([np.isfinite(cube.member_loss[rows, i]).any() for i in range(count)])
@@ -363,6 +368,8 @@ class QuantileCombiner:
             # A month that hit all wells alike can make any member look best: few origins exclude almost none.
             margin = 1 + (self.trim - 1) * (1 + self.patience / origins)
             worthy = usable & (pooled <= margin * min(pooled[i] for i in anchors))
+        if (worthy & ~worse).any():
+            worthy = worthy & ~worse
         target = worthy / worthy.sum()
         best = np.zeros(count)
         if plan.method == "greedy":
@@ -498,3 +505,48 @@ def _closed(cubes: Mapping[int, Cube], cutoff: datetime, ends: Mapping[datetime,
 def _takes_over(guard: _Verdict | None, cube: Cube, rows: Bools) -> bool:
     """Whether the guard acts at a horizon: a baseline that never forecast it cannot."""
     return guard is not None and guard.worse and bool(np.isfinite(cube.member_loss[rows, guard.baseline]).any())
+
+
+def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats) -> Bools:
+    """Members whose loss is above the best member's by more than chance, over some rows of all horizons.
+
+    The mean difference is held against its standard error, which is the larger one of two: between series, and between
+    origins. Neighbouring origins share most of their targets, so only target times over horizons count as independent,
+    with Student's quantile for so few: where a panel's wells share every shock, hardly anyone is clearly worse.
+    """
+    from scipy.stats import t
+
+    worse = np.zeros(len(pooled), dtype=bool)
+    usable = np.isfinite(pooled)
+    if usable.sum() < 2:
+        return worse
+    losses = np.concatenate([cube.member_loss[rows[h]] for h, cube in cubes.items()])
+    keys = pl.concat(
+        [cube.keys.filter(pl.Series(rows[h])).select(ID, TIME, CUTOFF, HORIZON) for h, cube in cubes.items()]
+    )
+    horizons = keys.get_column(HORIZON).n_unique()
+    origins = min(keys.get_column(TIME).n_unique() / max(1, horizons), keys.get_column(CUTOFF).n_unique())
+    if origins < 2:
+        return worse
+    series = keys.get_column(ID).rank("dense").cast(pl.Int64).to_numpy() - 1
+    origin = keys.get_column(CUTOFF).rank("dense").cast(pl.Int64).to_numpy() - 1
+    best = int(np.flatnonzero(usable)[pooled[usable].argmin()])
+    for i in np.flatnonzero(usable):
+        difference = losses[:, i] - losses[:, best]
+        known = np.isfinite(difference)
+        if i == best or 2 * known.sum() < len(known):
+            continue
+        by_series, by_origin = (_group_means(difference[known], its[known]) for its in (series, origin))
+        if min(len(by_series), len(by_origin)) < 3:
+            continue
+        error = max(
+            float(by_series.std(ddof=1) / np.sqrt(len(by_series))), float(by_origin.std(ddof=1) / np.sqrt(origins))
+        )
+        worse[i] = difference[known].mean() > error * t.ppf(0.95, origins - 1)
+    return worse
+
+
+def _group_means(values: Floats, group: NDArray[np.int64]) -> Floats:
+    count = np.bincount(group)
+    total = np.bincount(group, weights=values)
+    return np.asarray(total[count > 0] / count[count > 0])

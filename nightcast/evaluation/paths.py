@@ -192,9 +192,10 @@ def position_in(marginals: FloatArray, outcome: FloatArray, lower: float | None)
         below = np.where(fall > 0, levels[0] * np.exp(-(marginals[..., 0] - outcome) / fall), 0.0)
         above = np.where(rise > 0, 1 - (1 - levels[-1]) * np.exp(-(outcome - marginals[..., -1]) / rise), 1.0)
     free = np.where(first == 0, below, np.where(first == len(levels), above, between))
-    # The outcome meets one level or more: all probability from the first of them to the last lies on it.
-    low = levels[np.clip(first, 0, len(levels) - 1)]
-    high = levels[np.clip(last - 1, 0, len(levels) - 1)]
+    # The outcome meets one level or more: all probability from the first of them to the last lies on it, and a tail's
+    # too where its two levels coincide.
+    low = np.where((first == 0) & (fall == 0), 0.0, levels[np.clip(first, 0, len(levels) - 1)])
+    high = np.where((last == len(levels)) & (rise == 0), 1.0, levels[np.clip(last - 1, 0, len(levels) - 1)])
     at_bound = np.zeros(outcome.shape, dtype=bool) if lower is None else outcome <= lower
     low = np.where(at_bound, 0.0, low)
     met = np.where(at_bound & (last == first), free / 2, (low + high) / 2)
@@ -282,11 +283,10 @@ def past_blocks(oof: pl.DataFrame, target: Paths | _Target, lower: float | None)
             expected="one row per series, cutoff and horizon",
             remedy="pass the rows of one model",
         )
-    longest = rows.get_column(HORIZON).max()
     closed = (
         rows.group_by(CUTOFF)
         .agg(pl.col(TIME).max().alias("_end"), pl.col(HORIZON).max().alias("_far"))
-        .filter((pl.col("_end") <= target.cutoff) & (pl.col("_far") == longest))
+        .filter((pl.col("_end") <= target.cutoff) & (pl.col("_far") == pl.col("_far").max()))
         .get_column(CUTOFF)
         .sort()
         .to_list()

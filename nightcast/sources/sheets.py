@@ -133,6 +133,10 @@ WELLS: Final = DataSheet(
     home_page="",
     how_to="nothing to fetch: `nightcast run wells` generates it",
 )
+WELLS_WEIGHTED3: Final = replace(
+    WELLS, name="wells_weighted3", title="Generated field: three mixers with given weights"
+)
+WELLS_ENSEMBLE4: Final = replace(WELLS, name="wells_ensemble4", title="Generated field: four mixers with given weights")
 
 _BAR_ROW: Final = "one symbol and bar; the time is the bar's start"
 
@@ -227,7 +231,7 @@ STOCKS_DAILY: Final = DataSheet(
 SHEETS: Final[dict[str, DataSheet]] = {
     sheet.name: sheet
     for sheet in (
-        *(WELLS, NORNE, VOLVE, EDDY, SODIR),
+        *(WELLS, WELLS_WEIGHTED3, WELLS_ENSEMBLE4, NORNE, VOLVE, EDDY, SODIR),
         *(MARKETS, MARKETS_H5_20, CRYPTO_30M, CRYPTO_5M, FX_1H, FX_5M, STOCKS_DAILY),
     )
 }

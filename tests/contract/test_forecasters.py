@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 AS_OF = datetime(2023, 12, 1)
 
 # How far the answer may be from exact proportionality, as a share of the series' level.
-SCALING = {"naive": 1e-9, "statistical": 1e-3, "boosting": 1e-6, "perceptron": 1e-4, "neural": 1e-4}
+SCALING = {"naive": 1e-9, "statistical": 1e-3, "boosting": 1e-6, "perceptron": 1e-4, "physics": 1e-3, "neural": 1e-4}
 
 
 def panel(freq: str = "MS", horizon: int = 4, steps: int = 60, *, times: float = 1.0) -> PanelDataset:
@@ -39,7 +39,7 @@ def panel(freq: str = "MS", horizon: int = 4, steps: int = 60, *, times: float =
     """
     rng = np.random.default_rng(7)
     schema = PanelSchema(
-        freq=freq, horizon=horizon, lower=0.0, covariates={"pressure": "past", "uptime": "plan", "zone": "static"}
+        freq=freq, horizon=horizon, lower=0.0, covariates={"wbhp": "past", "uptime": "plan", "zone": "static"}
     )
     first = schema.freq.shift(AS_OF, 1 - steps)
     ends = {"ended": steps - 20}
@@ -69,7 +69,7 @@ def panel(freq: str = "MS", horizon: int = 4, steps: int = 60, *, times: float =
                     ID: [name] * whole,
                     TIME: [schema.freq.shift(first, start + k) for k in range(whole)],
                     TARGET: values + [None] * over,
-                    "pressure": [*pressure, *[None] * over],
+                    "wbhp": [*pressure, *[None] * over],
                     "uptime": [*uptime, *[None] * over],
                     "rate_mean": [*(times * np.abs(rng.normal(100, 10, t.size))), *[None] * over],
                     "depth": [float(1000 + 100 * i)] * whole,
@@ -80,7 +80,7 @@ def panel(freq: str = "MS", horizon: int = 4, steps: int = 60, *, times: float =
             )
         )
     columns = {
-        "pressure": FeatureColumn(role="past"),
+        "wbhp": FeatureColumn(role="past"),
         "rate_mean": FeatureColumn(role="past", scaled=True, block="rolling"),
         "uptime": FeatureColumn(role="plan"),
         "depth": FeatureColumn(role="static"),
@@ -268,7 +268,7 @@ def test_scrambling_the_future_changes_nothing(name: str) -> None:
     # Everything but the plan, which is declared as known ahead.
     noise = [
         pl.when(late & pl.col(c).is_not_null()).then(pl.col(c) * -37.5 + 11).otherwise(pl.col(c)).alias(c)
-        for c in (TARGET, "pressure", "rate_mean")
+        for c in (TARGET, "wbhp", "rate_mean")
     ]
     scrambled = PanelDataset(data.frame.with_columns(noise), data.schema, data.columns, as_of=data.as_of)
     assert not scrambled.frame.equals(data.frame)
@@ -354,11 +354,11 @@ def test_a_model_reads_the_covariate_roles_it_declares_and_no_others(name: str) 
     uses = FORECASTERS[name].capabilities.uses
     data = panel()
     changes: dict[str, Callable[[], pl.Expr]] = {
-        "past": lambda: pl.col("pressure") * pl.col("pressure").sin() * 3,
+        "past": lambda: pl.col("wbhp") * pl.col("wbhp").sin() * 3,
         "plan": lambda: 1 - pl.col("uptime"),
         "static": lambda: -pl.col("depth") * pl.col("depth").sin(),
     }
-    columns = {"past": "pressure", "plan": "uptime", "static": "depth"}
+    columns = {"past": "wbhp", "plan": "uptime", "static": "depth"}
     for role, change in changes.items():
         frame = data.frame.with_columns(change().alias(columns[role]))
         view = PanelDataset(frame, data.schema, data.columns, as_of=data.as_of).view(cutoff_of(data))
