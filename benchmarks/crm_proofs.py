@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -175,6 +175,7 @@ def forecast_table(config: FieldConfig, seeds: Sequence[int]) -> None:
                     rows.append([seed, y, history[-1], mean, level, *other])
     table = np.array(rows)
     error = np.abs(table[:, 2:] - table[:, 1:2])
+    groups = [np.ones(len(table), dtype=bool), *(table[:, 0] == seed for seed in seeds)]
     names = [
         "last value",
         "mean of 3",
@@ -188,12 +189,10 @@ def forecast_table(config: FieldConfig, seeds: Sequence[int]) -> None:
     print(f"\n{'forecast':24s} {'knows':8s} {'MAE':>7s} {'R':>6s}   R by seed; {len(table)} rows, seeds {list(seeds)}")
     for k, name in enumerate(names):
         base = 2 if k < 5 else 5
-        ratio: Callable[[np.ndarray], float] = lambda rows, k=k, base=base: float(  # noqa: E731
-            error[rows, k].mean() / error[rows, base].mean()
-        )
-        by_seed = " ".join(f"{ratio(table[:, 0] == seed):.3f}" for seed in seeds)
+        ratios = [error[rows, k].mean() / error[rows, base].mean() for rows in groups]
+        by_seed = " ".join(f"{ratio:.3f}" for ratio in ratios[1:])
         mode = "nothing" if k < 5 else "plan"
-        print(f"{name:24s} {mode:8s} {error[:, k].mean():7.2f} {ratio(np.ones(len(table), bool)):6.3f}   {by_seed}")
+        print(f"{name:24s} {mode:8s} {error[:, k].mean():7.2f} {ratios[0]:6.3f}   {by_seed}")
 
 
 def main() -> None:

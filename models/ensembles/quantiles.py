@@ -44,6 +44,10 @@ def check_method(plan: CombinerPlan) -> None:
         )
 
 
+CLEARLY: Final = 2.5
+"""Standard errors by which a member's loss must be above the best one's to be no chance."""
+
+
 @dataclass(frozen=True)
 class QuantileCombiner:
     """Average the members' quantiles (Vincentization), or stack their medians.
@@ -510,12 +514,10 @@ def _takes_over(guard: _Verdict | None, cube: Cube, rows: Bools) -> bool:
 def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats) -> Bools:
     """Members whose loss is above the best member's by more than chance, over some rows of all horizons.
 
-    The mean difference is held against its standard error, which is the larger one of two: between series, and between
-    origins. Neighbouring origins share most of their targets, so only target times over horizons count as independent,
-    with Student's quantile for so few: where a panel's wells share every shock, hardly anyone is clearly worse.
+    The mean difference is held against `CLEARLY` standard errors, the larger ones of two kinds: between series, and
+    between origins, of which, as they share most of their targets, only target times over horizons count. Where a
+    panel's wells share every shock, the latter are wide and hardly anyone is clearly worse.
     """
-    from scipy.stats import t
-
     worse = np.zeros(len(pooled), dtype=bool)
     usable = np.isfinite(pooled)
     if usable.sum() < 2:
@@ -526,8 +528,6 @@ def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: 
     )
     horizons = keys.get_column(HORIZON).n_unique()
     origins = min(keys.get_column(TIME).n_unique() / max(1, horizons), keys.get_column(CUTOFF).n_unique())
-    if origins < 2:
-        return worse
     series = keys.get_column(ID).rank("dense").cast(pl.Int64).to_numpy() - 1
     origin = keys.get_column(CUTOFF).rank("dense").cast(pl.Int64).to_numpy() - 1
     best = int(np.flatnonzero(usable)[pooled[usable].argmin()])
@@ -542,7 +542,7 @@ def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: 
         error = max(
             float(by_series.std(ddof=1) / np.sqrt(len(by_series))), float(by_origin.std(ddof=1) / np.sqrt(origins))
         )
-        worse[i] = difference[known].mean() > error * t.ppf(0.95, origins - 1)
+        worse[i] = difference[known].mean() > CLEARLY * error
     return worse
 
 

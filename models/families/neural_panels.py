@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,7 +30,11 @@ _PLAN: frozenset[Uses] = frozenset({"plan"})
 
 
 class PanelNetwork(Neural):
-    """A `Neural` that hands its network no covariate roles but those it reads."""
+    """A `Neural` that hands its network no covariate roles but those it reads, and covariates before made features.
+
+    Windows hold the lags that features are made of, and a calendar has no gaps: by filling alone it would crowd out a
+    planned uptime.
+    """
 
     @abstractmethod
     def _network(self, settings: dict[str, Any], *, series: int) -> Any:
@@ -37,16 +42,22 @@ class PanelNetwork(Neural):
 
     def _choose(self, view: PanelView, full: Grid, members: Sequence[str], role: str) -> tuple[Channel, ...]:
         # The library refuses a role that a network does not read.
-        return super()._choose(view, full, members, role) if role in self.capabilities.uses else ()
+        if role not in self.capabilities.uses:
+            return ()
+        found: list[Channel] = []
+        for measured in (True, False):
+            columns = {name: its for name, its in view.columns.items() if (its.block == "covariate") == measured}
+            found += super()._choose(replace(view, columns=columns), full, members, role)
+        return tuple(found[: self.params.max_exog])
 
 
 class DLinearParams(NeuralParams):
     """Parameters of DLinear: width of the moving average, in steps, that parts trend from remainder."""
 
-    learning_rate: float = Field(default=5e-3, gt=0)
-    input_size: int = Field(default=36, ge=2)
-    max_steps: int = Field(default=500, ge=1)
-    trend_window: int = Field(default=25, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    input_size: int = Field(default=24, ge=2)
+    max_steps: int = Field(default=1000, ge=1)
+    trend_window: int = Field(default=13, ge=1)
 
     @model_validator(mode="after")
     def _is_centred(self) -> Self:
@@ -71,9 +82,9 @@ class DLinear(PanelNetwork):
 class NLinearParams(NeuralParams):
     """Parameters of NLinear; it has none of its own."""
 
-    learning_rate: float = Field(default=5e-3, gt=0)
-    input_size: int = Field(default=36, ge=2)
-    max_steps: int = Field(default=500, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    input_size: int = Field(default=24, ge=2)
+    max_steps: int = Field(default=1000, ge=1)
 
 
 class NLinear(PanelNetwork):
@@ -103,6 +114,7 @@ class PatchTSTParams(NeuralParams):
     """
 
     input_size: int = Field(default=36, ge=2)
+    max_steps: int = Field(default=600, ge=1)
     hidden: int = Field(default=32, ge=1)
     linear_hidden: int = Field(default=64, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -147,7 +159,7 @@ class NbeatsxParams(NeuralParams):
     input_size: int = Field(default=36, ge=2)
     hidden: int = Field(default=128, ge=1)
     blocks: int = Field(default=1, ge=1)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
 class Nbeatsx(PanelNetwork):
@@ -218,6 +230,8 @@ class TimesNetParams(NeuralParams):
     """
 
     input_size: int = Field(default=24, ge=2)
+    max_steps: int = Field(default=600, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
     windows_batch_size: int = Field(default=32, ge=1)
     max_exog: int = Field(default=6, ge=0)
     hidden: int = Field(default=16, ge=2, multiple_of=2)
@@ -278,6 +292,8 @@ class TimeMixerParams(NeuralParams):
 
     scaler: Scaler = "standard"
     input_size: int = Field(default=24, ge=2)
+    max_steps: int = Field(default=600, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
     windows_batch_size: int = Field(default=32, ge=1)
     hidden: int = Field(default=16, ge=1)
     linear_hidden: int = Field(default=32, ge=1)
@@ -499,7 +515,8 @@ def _networks() -> dict[str, type[Any]]:
                 plan = windows_batch["futr_exog"][:, -self.h :]
             if self.stat_exog_size:
                 parts.append(windows_batch["stat_exog"][:, None].expand(-1, y.shape[1], -1))
-            return self.network(torch.cat(parts, dim=-1), plan)
+            # Around the last value: what a network says of a series it has little of is then near the naive forecast.
+            return y[:, -1:] + self.network(torch.cat(parts, dim=-1), plan)
 
     made: dict[str, type[Any]] = {
         "itransformer": NightcastITransformer,

@@ -4,7 +4,7 @@ Injector i splits its water over its producers and a loss: `f_ij = e^u_ij / (e^v
 and 1 that sum to at most 1 are then a matter of form. `u` and `v` are normal around what the map says (a
 logistic-normal distribution, Aitchison & Shen 1980, Biometrika 67(2) 261), the shape of the map's kernel is estimated
 along with them as in Henderson's mixed-model equations, and the data enter as one quadratic form per producer. The mode
-is found by Gauss-Newton steps with Levenberg's damping.
+is found by Gauss-Newton and, near it, Newton steps with Levenberg's damping; the curvature reported is the former's.
 """
 
 from __future__ import annotations
@@ -137,6 +137,80 @@ def split(state: Floats, pairs: Pairs, slots: Slots, prior: Prior) -> tuple[Floa
     return pair / total[slots.source], lost / total
 
 
+class _Problem:
+    """Minus the log posterior of a state, and its derivatives."""
+
+    def __init__(self, information: Information, pairs: Pairs, slots: Slots, prior: Prior, frozen: Bools) -> None:
+        self.pairs, self.slots, self.prior = pairs, slots, prior
+        n, injectors = len(slots.source), len(pairs.allowed)
+        self.precision = np.zeros((n, n))
+        for j in range(len(slots.near)):
+            own = np.flatnonzero(slots.sink == j)
+            self.precision[np.ix_(own, own)] = information.precision[j][np.ix_(slots.slot[own], slots.slot[own])]
+        self.score = information.score[slots.sink, slots.slot]
+        self.still = np.concatenate([frozen[slots.source], frozen, np.full(3, bool(frozen.all()))])
+        self.held = frozen[slots.source]
+        self.weight = np.concatenate([np.ones(n + injectors), SHAPE_SPREAD**-2])
+        self.fixed = np.zeros(n)
+        self.owner = np.concatenate([slots.source, np.arange(injectors)])
+        self.same = self.owner[:, None] == self.owner[None]
+
+    def hold(self, state: Floats) -> Floats:
+        """Fix the shares of frozen injectors at the prior of this state, and return it without their own unknowns."""
+        state = np.where(self.still, 0.0, state)
+        self.fixed = split(state, self.pairs, self.slots, self.prior)[0]
+        return state
+
+    def cost(self, state: Floats) -> tuple[float, Floats, Floats]:
+        """Minus the log posterior, connectivities and losses."""
+        values, lost = split(state, self.pairs, self.slots, self.prior)
+        values = np.where(self.held, self.fixed, values)
+        fit = 0.5 * values @ self.precision @ values - self.score @ values
+        return float(fit + 0.5 * (self.weight * state * state).sum()), values, lost
+
+    def slope(self, state: Floats, values: Floats, lost: Floats) -> tuple[Floats, Floats]:
+        """Of the connectivities in the logs of shares `(P, P + I)`, and of these in the state `(P + I, n)`."""
+        n = len(values)
+        every = np.concatenate([values, lost])
+        shares = np.diag(every) - np.where(self.same, np.outer(every, every), 0.0)
+        logs = np.zeros((len(every), len(state)))
+        logs[np.arange(len(every)), np.arange(len(every))] = np.where(
+            np.arange(len(every)) < n, self.prior.spread, self.prior.loss_spread
+        )
+        at = (self.slots.source, self.slots.sink)
+        for k in range(3):
+            step = np.zeros(3)
+            step[k] = 1e-4
+            ahead, behind = self.pairs.log_shares(state[-3:] + step), self.pairs.log_shares(state[-3:] - step)
+            logs[:n, k - 3] = (ahead[at] - behind[at]) / 2e-4
+        shares[:n][self.held] = 0.0
+        logs[:, self.still] = 0.0
+        return shares[:n], logs
+
+    def bend(self, state: Floats, residual: Floats, values: Floats, lost: Floats, logs: Floats) -> Floats:
+        """Second derivative of `residual @ connectivities` in the state, `(n, n)`."""
+        n, every = len(values), np.concatenate([values, lost])
+        pull = np.concatenate([np.where(self.held, 0.0, residual), np.zeros(len(lost))])
+        mean = np.bincount(self.owner, every * pull, minlength=len(lost))
+        push = every * (pull - mean[self.owner])
+        cross = np.outer(push, every)
+        out = logs.T @ (np.diag(push) - np.where(self.same, cross + cross.T, 0.0)) @ logs
+
+        at, width = (self.slots.source, self.slots.sink), 1e-3
+        moves = width * np.eye(3)
+
+        def along(step: Floats) -> float:
+            return float(push[:n] @ self.pairs.log_shares(state[-3:] + step)[at])
+
+        for a, b in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)):
+            if not self.still[-1]:
+                plus, minus = moves[a] + moves[b], moves[a] - moves[b]
+                second = (along(plus) - along(minus) - along(-minus) + along(-plus)) / (4 * width**2)
+                out[a - 3, b - 3] += second
+                out[b - 3, a - 3] += second if a != b else 0.0
+        return np.asarray(out)
+
+
 def solve(
     information: Information,
     pairs: Pairs,
@@ -145,7 +219,7 @@ def solve(
     *,
     frozen: Bools,
     start: Floats | None = None,
-    steps: int = 60,
+    steps: int = 100,
 ) -> Shares:
     """Find the most probable connectivities.
 
@@ -158,64 +232,39 @@ def solve(
     start
         State to begin from.
     """
-    n, injectors = len(slots.source), len(pairs.allowed)
-    size = n + injectors + 3
-    state = np.zeros(size) if start is None else start.copy()
-    precision = np.zeros((n, n))
-    for j in range(len(slots.near)):
-        own = np.flatnonzero(slots.sink == j)
-        precision[np.ix_(own, own)] = information.precision[j][np.ix_(slots.slot[own], slots.slot[own])]
-    score = information.score[slots.sink, slots.slot]
-
-    still = np.concatenate([frozen[slots.source], frozen, np.full(3, bool(frozen.all()))])
-    state[still] = 0.0
-    held = frozen[slots.source]
-    fixed = np.where(held, split(state, pairs, slots, prior)[0], 0.0)
-    weight = np.concatenate([np.ones(n + injectors), SHAPE_SPREAD**-2])
-
-    def cost(state: Floats) -> tuple[float, Floats, Floats]:
-        values, lost = split(state, pairs, slots, prior)
-        values = np.where(held, fixed, values)
-        fit = 0.5 * values @ precision @ values - score @ values
-        return float(fit + 0.5 * (weight * state * state).sum()), values, lost
-
-    def slope_at(state: Floats, values: Floats, lost: Floats) -> Floats:
-        slope = np.zeros((n, size))
-        same = slots.source[:, None] == slots.source[None]
-        slope[:, :n] = prior.spread * (np.diag(values) - np.where(same, np.outer(values, values), 0.0))
-        rows = np.arange(n)
-        slope[rows, n + slots.source] = -prior.loss_spread * values * lost[slots.source]
-        for k in range(3):
-            step = np.zeros(3)
-            step[k] = 1e-4
-            at = (slots.source, slots.sink)
-            change = (pairs.log_shares(state[-3:] + step)[at] - pairs.log_shares(state[-3:] - step)[at]) / 2e-4
-            mean = np.bincount(slots.source, values * change, minlength=injectors)
-            slope[:, n + injectors + k] = values * (change - mean[slots.source])
-        slope[held] = 0.0
-        slope[:, still] = 0.0
-        return slope
-
-    damping = 1e-3
-    now, values, lost = cost(state)
-    slope = slope_at(state, values, lost)
-    curvature = slope.T @ precision @ slope + np.diag(weight)
+    problem = _Problem(information, pairs, slots, prior, frozen)
+    state = problem.hold(np.zeros(len(slots.source) + len(pairs.allowed) + 3) if start is None else start)
+    now, values, lost = problem.cost(state)
+    damping, moved, close = 1e-3, True, False
     for _ in range(steps):
-        downhill = slope.T @ (score - precision @ values) - weight * state
-        trial = state + np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), downhill)
-        then, new_values, new_lost = cost(trial)
+        if moved:
+            shares, logs = problem.slope(state, values, lost)
+            slope = shares @ logs
+            residual = problem.precision @ values - problem.score
+            gradient = slope.T @ residual + problem.weight * state
+            curvature = slope.T @ problem.precision @ slope + np.diag(problem.weight)
+            model = curvature + problem.bend(state, residual, values, lost, logs) if close else curvature
+        moved = False
+        try:
+            root = np.linalg.cholesky(model + damping * np.diag(np.diag(curvature)))
+        except np.linalg.LinAlgError:  # not convex here: a shorter step, nearer to the gradient
+            damping *= 5
+            continue
+        trial = state - np.linalg.solve(root.T, np.linalg.solve(root, gradient))
+        then, new_values, new_lost = problem.cost(trial)
         if then < now:
-            gain, now = now - then, then
-            state, values, lost = trial, new_values, new_lost
-            slope = slope_at(state, values, lost)
-            curvature = slope.T @ precision @ slope + np.diag(weight)
-            if gain < 1e-6 * (1 + abs(now)) and damping < 0.1:  # a small gain of a short step proves nothing
+            gain, moved = now - then, True
+            state, now, values, lost = trial, then, new_values, new_lost
+            if close and gain < 1e-10 * (1 + abs(now)) and damping < 0.1:  # a small gain of a short step proves nothing
                 break
+            close = close or gain < 1e-3 * (1 + abs(now))
             damping = max(damping / 5, 1e-9)
+        elif damping > 1e6:
+            break
         else:
             damping *= 5
-            if damping > 1e6:
-                break
+    shares, logs = problem.slope(state, values, lost)
+    slope = shares @ logs
+    inverse = np.linalg.inv(slope.T @ problem.precision @ slope + np.diag(problem.weight))
     values, lost = split(state, pairs, slots, prior)
-    inverse = np.linalg.inv(curvature)
     return Shares(values, lost, state, np.asarray(0.5 * (inverse + inverse.T), dtype=np.float64), slope)
