@@ -44,10 +44,6 @@ def check_method(plan: CombinerPlan) -> None:
         )
 
 
-CLEARLY: Final = 2.5
-"""Standard errors by which a member's loss must be above the best one's to be no chance."""
-
-
 @dataclass(frozen=True)
 class QuantileCombiner:
     """Average the members' quantiles (Vincentization), or stack their medians.
@@ -83,6 +79,8 @@ class QuantileCombiner:
     trim, patience
         The equal weights go to members whose loss is at most `1 + (trim - 1) (1 + patience / origins)` times the best
         baseline's.
+    clearly
+        A member whose loss is so many standard errors above the best member's has no share in the equal weights.
     diverged
         A member, no baseline, whose loss is more than so many times the members' median gets no weight, unless no
         other member forecasts the horizon.
@@ -102,6 +100,7 @@ class QuantileCombiner:
     caution: float = 6.0
     trim: float = 1.1
     patience: float = 12.0
+    clearly: float = 2.5
     diverged: float = 10.0
     max_rows: int = 4000
     judged_origins: int = 3
@@ -318,7 +317,7 @@ class QuantileCombiner:
         if not any(its.any() for its in rows.values()):
             return _Taught(dict.fromkeys(cubes, equal), "mean", "no origin has closed")
         pooled = self._standing(cubes, rows, naive)
-        worse = clearly_worse(cubes, rows, pooled)
+        worse = clearly_worse(cubes, rows, pooled, self.clearly)
         weights = {
             horizon: self._learn(cube, rows[horizon], plan, naive, pooled, worse) if rows[horizon].any() else equal
             for horizon, cube in cubes.items()
@@ -511,10 +510,10 @@ def _takes_over(guard: _Verdict | None, cube: Cube, rows: Bools) -> bool:
     return guard is not None and guard.worse and bool(np.isfinite(cube.member_loss[rows, guard.baseline]).any())
 
 
-def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats) -> Bools:
+def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats, clearly: float = 2.5) -> Bools:
     """Members whose loss is above the best member's by more than chance, over some rows of all horizons.
 
-    The mean difference is held against `CLEARLY` standard errors, the larger ones of two kinds: between series, and
+    The mean difference is held against `clearly` standard errors, the larger ones of two kinds: between series, and
     between origins, of which, as they share most of their targets, only target times over horizons count. Where a
     panel's wells share every shock, the latter are wide and hardly anyone is clearly worse.
     """
@@ -542,7 +541,7 @@ def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: 
         error = max(
             float(by_series.std(ddof=1) / np.sqrt(len(by_series))), float(by_origin.std(ddof=1) / np.sqrt(origins))
         )
-        worse[i] = difference[known].mean() > CLEARLY * error
+        worse[i] = difference[known].mean() > clearly * error
     return worse
 
 

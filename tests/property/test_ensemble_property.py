@@ -15,7 +15,7 @@ from nightcast.evaluation.scores import pinball
 
 DAYS = Frequency.parse("D")
 KEYS = ["unique_id", "ds", "cutoff", "horizon"]
-FAR = SimplexCombiner(diverged=1e9)
+FAR = SimplexCombiner(diverged=1e9, clearly=1e9)
 
 
 def rows(seed: int, members: int, origins: int, series: int, horizons: int, missing: float) -> pl.DataFrame:

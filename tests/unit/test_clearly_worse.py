@@ -1,0 +1,75 @@
+"""Which members share no equal part of the weights: those worse than the best by more than chance, and only those."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from models.ensembles.cubes import cubes_of
+from models.ensembles.quantiles import QuantileCombiner, clearly_worse
+from nightcast.contracts.columns import QUANTILES
+from nightcast.contracts.recipe import CombinerPlan
+
+BEST, OTHER, NAIVE = "best", "other", "naive"
+
+
+def month(number: int) -> datetime:
+    return datetime(2020 + (number - 1) // 12, (number - 1) % 12 + 1, 1)
+
+
+def rows(*, series: int, origins: int, own: float, shared: float, seed: int = 1) -> pl.DataFrame:
+    """`best` errs by 1 on average, `other` by 1.3; the difference varies by series (`own`) and by origin (`shared`)."""
+    rng = np.random.default_rng(seed)
+    by_origin = shared * rng.normal(size=origins)
+    parts = []
+    for s in range(series):
+        for o in range(origins):
+            for h in (1, 2, 3):
+                extra = 0.3 + own * rng.normal() + by_origin[o]
+                for name, error in ((BEST, 1.0), (OTHER, max(1.0 + extra, 0.0)), (NAIVE, 1.1)):
+                    values = {q: 100.0 + error for q in QUANTILES}
+                    parts.append((f"s{s:02d}", month(o + h + 1), month(o + 1), h, name, 100.0, 10.0, *values.values()))
+    columns = ["unique_id", "ds", "cutoff", "horizon", "model", "y", "scale", *QUANTILES]
+    return pl.DataFrame(parts, schema=columns, orient="row")
+
+
+def flagged(frame: pl.DataFrame) -> dict[str, bool]:
+    members, cubes = cubes_of(frame)
+    everything = {h: np.ones(len(cube.y), dtype=bool) for h, cube in cubes.items()}
+    pooled = np.array([np.concatenate([cube.member_loss[:, i] for cube in cubes.values()]).mean() for i in range(3)])
+    return dict(zip(members, clearly_worse(cubes, everything, pooled).tolist(), strict=True))
+
+
+def test_a_member_that_is_worse_in_every_series_and_month_is_told_apart() -> None:
+    found = flagged(rows(series=25, origins=9, own=0.2, shared=0.0))
+
+    assert found == {BEST: False, OTHER: True, NAIVE: True}
+
+
+def test_a_difference_that_a_few_shared_months_could_make_is_not() -> None:
+    assert not flagged(rows(series=25, origins=9, own=0.05, shared=0.6))[OTHER]
+
+
+def test_a_difference_that_a_few_series_could_make_is_not() -> None:
+    assert not flagged(rows(series=4, origins=9, own=3.0, shared=0.0))[OTHER]
+
+
+def test_two_origins_tell_nothing() -> None:
+    assert not any(flagged(rows(series=25, origins=2, own=0.1, shared=0.0)).values())
+
+
+def test_the_best_member_is_never_worse() -> None:
+    for seed in range(5):
+        assert not flagged(rows(series=10, origins=6, own=0.5, shared=0.2, seed=seed))[BEST]
+
+
+def test_the_clearly_worse_get_next_to_no_weight_but_the_baseline_keeps_its_floor() -> None:
+    frame = rows(series=25, origins=9, own=0.2, shared=0.0)
+
+    weights = QuantileCombiner().fit(frame, CombinerPlan(), baselines=(NAIVE,))["weights"]["1"]
+
+    assert weights[OTHER] < 0.01
+    assert weights[NAIVE] >= 0.05 - 1e-9
+    assert weights[BEST] > 0.9
