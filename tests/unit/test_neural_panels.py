@@ -225,6 +225,18 @@ def test_a_planned_shut_in_after_steady_uptime_stays_within_the_wells_size(name:
     assert np.abs(numbers).max() < 10 * asked.history.filter(pl.col(ID) == "gaps")[TARGET].max()
 
 
+def test_a_covariate_with_gaps_comes_before_features_without() -> None:
+    gappy = panel(pressure=pl.when(pl.int_range(pl.len()) % 9 == 4).then(None).otherwise(pl.col("pressure")))
+    made = gappy.frame.with_columns(month=pl.col(TIME).dt.month().cast(pl.Float64))
+    columns = {"month": FeatureColumn(role="past", block="calendar"), **gappy.columns}
+    asked = PanelDataset(made, gappy.schema, columns, as_of=AS_OF).view(CUTOFF)
+
+    one, two = (fresh("nbeatsx", max_exog=count).fit(asked, seed=1) for count in (1, 2))
+
+    assert [channel.name for channel in one.channels["past"]] == ["pressure"]
+    assert [channel.name for channel in two.channels["past"]] == ["pressure", "month"]
+
+
 @pytest.mark.parametrize("name", UNIVARIATE)
 def test_a_series_is_forecast_alike_alone_and_under_another_name(name: str) -> None:
     def only(frame: pl.DataFrame) -> pl.DataFrame:
