@@ -52,7 +52,6 @@ from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import MemberChoice, RollupChoice, WorkloadFile
 from workloads.panel_sums import rolled_up
 
-# The mixers of one well are in the catalog and in the shipped ensembles; a night has no time for them by default.
 ALL_MODELS = (
     "naive_last",
     "naive_mean3",
@@ -64,6 +63,7 @@ ALL_MODELS = (
     "linear_global",
     "mlp_global",
     "lightgbm_global",
+    "well_mixer",
     "tsmixerx",
     "nhits",
 )

@@ -71,6 +71,8 @@ class MixerParams(Hyperparameters):
         Passes over the training windows, and optimiser steps; whichever ends first.
     batch_size, lr, weight_decay, ema
         Windows a step, AdamW's rate and decay, and the decay of the averaged weights (None: the last ones are kept).
+        A step shrinks the weights by `lr * weight_decay`, towards the anchor alone; a panel of tens of wells needs
+        that.
     valid_steps, patience
         Latest steps kept apart to stop by, and epochs without a gain there that end a fit; None: train on everything,
         for all epochs.
@@ -104,11 +106,11 @@ class MixerParams(Hyperparameters):
     hidden: int = Field(default=64, ge=1)
     blocks: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.3, ge=0, lt=1)
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=20, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=128, ge=1)
     lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
+    weight_decay: float = Field(default=5.0, ge=0)
     ema: float | None = Field(default=0.99, gt=0, lt=1)
     valid_steps: int = Field(default=6, ge=1)
     patience: int | None = Field(default=None, ge=1)

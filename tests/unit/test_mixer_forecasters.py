@@ -373,6 +373,7 @@ PLANTED: dict[str, Any] = {
     "blocks": 1,
     "epochs": 15,
     "lr": 1e-2,
+    "weight_decay": 1e-2,
     "batch_size": 64,
     "dropout": 0.0,
     "producing_rate": False,
