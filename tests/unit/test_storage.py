@@ -198,25 +198,27 @@ def test_of_many_threads_that_write_once_one_wins(store: Store) -> None:
 
 def test_no_swap_of_many_threads_is_lost(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
-    store.compare_and_swap("n", b"0", None)
+    store.compare_and_swap("n", b"0 nobody", None)
 
-    def add() -> None:
+    def add(writer: int) -> None:
         done = 0
         while done < 10:
             data, tag = store.read_with_tag("n")
+            number = int(data.split()[0])
+            # The writer's name: equal bytes count as written (the retry of a lost reply), whoever wrote them.
             try:
-                store.compare_and_swap("n", str(int(data) + 1).encode(), tag)
+                store.compare_and_swap("n", f"{number + 1} writer-{writer}".encode(), tag)
                 done += 1
             except PublishError:
                 continue
 
-    threads = [threading.Thread(target=add) for _ in range(3)]
+    threads = [threading.Thread(target=add, args=(writer,)) for writer in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
-    assert store.read("n") == b"30"
+    assert store.read("n").split()[0] == b"30"
 
 
 def test_no_temporary_file_stays_behind_and_none_is_listed(tmp_path: Path) -> None:
