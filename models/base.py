@@ -156,6 +156,14 @@ class Forecaster(ABC):
                 notes += (Note("clipped_at_lower", int(clipped), f"forecast rows raised to the bound {lower:g}"),)
         return Forecast(Quantiles.of(frame), dict(sorted(left_out.items())), notes)
 
+    def evidence(self, view: PanelView) -> Mapping[str, pl.DataFrame]:
+        """What the fitted model can tell of what it found, as tables for the report; nothing by default.
+
+        `connectivity` holds `injector, producer, f, f_low, f_high, identifiable`, `attention` what
+        `AttentionTSMixerx.attention` returns.
+        """
+        return {}
+
     def save(self, folder: Path) -> None:
         """Write `model.json` and the family's own files; no pickle.
 

@@ -61,3 +61,29 @@ class Views:
     reading: str
     first: str = "largest series"
     order: str = "by size"
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One section of the page that only some workloads have: what it says, its pictures and its tables.
+
+    Attributes
+    ----------
+    name
+        Fragment of the page it is found at; lower-case words joined by `-`.
+    title
+        Heading.
+    words
+        Sentences under the heading: what is seen, and what to make of it.
+    pictures, legend
+        Charts side by side, and the key they share.
+    tables
+        Below the pictures.
+    """
+
+    name: str
+    title: str
+    words: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    legend: tuple[Key, ...] = ()
+    tables: tuple[Table, ...] = ()
