@@ -81,6 +81,6 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/pip
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(VENV)/pip
-	$(PIP_INSTALL) --constraint constraints.txt --editable ".[postgres]" --group dev --group docs
+	$(PIP_INSTALL) --constraint constraints.txt --editable ".[postgres,chronos,timesfm,ttm,mint]" --group dev --group docs
 	cp constraints.txt $(VENV)/constraints.txt
 	touch $(VENV)/installed $@

@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+EXTRAS = "postgres,chronos,timesfm,ttm,mint"
 HEADER = """\
 # Every package of a full installation, at the versions the tests ran with.
-# Made by `make constraints`: pip resolved '.[postgres]' with the groups dev and docs of pyproject.toml,
+# Made by `make constraints`: pip resolved '.[{extras}]' with the groups dev and docs of pyproject.toml,
 # on CPython {python}, Linux. Edit pyproject.toml and run it again instead of editing this file.
 # Use: pip install --constraint constraints.txt nightcast
 """
@@ -23,7 +24,7 @@ def resolve(root: Path, *extra: str) -> dict[str, str]:
     """Name -> version of every package pip would install; nothing is installed."""
     command = [
         *(sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"),
-        *(".[postgres]", "--group", "dev", "--group", "docs", *extra),
+        *(f".[{EXTRAS}]", "--group", "dev", "--group", "docs", *extra),
     ]
     report = json.loads(subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE).stdout)
     found = {item["metadata"]["name"]: item["metadata"]["version"] for item in report["install"]}
@@ -37,7 +38,7 @@ def main() -> None:
     pins = resolve(root, *sys.argv[1:])
     lines = [f"{name}=={version}\n" for name, version in sorted(pins.items(), key=lambda pin: pin[0].lower())]
     python = ".".join(str(part) for part in sys.version_info[:3])
-    (root / "constraints.txt").write_text(HEADER.format(python=python) + "".join(lines), encoding="utf-8")
+    (root / "constraints.txt").write_text(HEADER.format(python=python, extras=EXTRAS) + "".join(lines), encoding="utf-8")
     print(f"constraints.txt: {len(pins)} packages")
 
 

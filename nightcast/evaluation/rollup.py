@@ -541,7 +541,7 @@ def _min_trace() -> Any:
         raise ConfigError(
             f"MinT needs the package hierarchicalforecast, which cannot be imported ({error})",
             expected="hierarchicalforecast 1.5 and qpsolvers with clarabel",
-            remedy="pip install 'hierarchicalforecast>=1.5,<2' 'qpsolvers[clarabel]', or use method='bottom_up'",
+            remedy="install nightcast with the extra `mint` (pip install 'nightcast[mint]'), or use method='bottom_up'",
         ) from error
 
 

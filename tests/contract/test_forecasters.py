@@ -24,7 +24,8 @@ from nightcast.contracts.panel import PanelDataset, PanelView
 from nightcast.contracts.recipe import PRESETS
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 
-NAMES = sorted(FORECASTERS)
+# Pretrained members need weights to be fitted: test_foundation.py asks them the same with tiny ones.
+NAMES = sorted(name for name, entry in FORECASTERS.items() if entry.family != "foundation")
 ROOT = Path(__file__).parents[2]
 AS_OF = datetime(2023, 12, 1)
 

@@ -16,6 +16,9 @@ WELLS = Path(__file__).parents[2].parent / "shared" / "data" / "nm_eddy_wells" /
 NAIVE = ("naive_last", "naive_mean3", "ses")
 BARREL_M3 = 0.158987295
 
+# Pretrained members need weights, which are not there.
+NAMES = tuple(name for name, entry in FORECASTERS.items() if entry.family != "foundation")
+
 pytestmark = [
     pytest.mark.long,
     pytest.mark.real_data,
@@ -51,11 +54,11 @@ def eddy_county_liquid() -> PanelDataset:
 def test_the_global_models_beat_the_best_naive_on_eddy_county_wells(months_back: tuple[int, ...]) -> None:
     data = eddy_county_liquid()
     cutoffs = [data.schema.freq.shift(data.as_of, -back) for back in months_back]
-    rows, seconds = [], dict.fromkeys(FORECASTERS, 0.0)
+    rows, seconds = [], dict.fromkeys(NAMES, 0.0)
     for cutoff in cutoffs:
         view = data.view(cutoff)
         level = view.history.group_by("unique_id").agg(pl.col("y").drop_nulls().tail(12).mean().alias("level"))
-        for name in FORECASTERS:
+        for name in NAMES:
             began = time.perf_counter()
             model = make_forecaster(FORECASTERS.choose(name, "nightly_cpu")).fit(view, seed=1)
             seconds[name] += (time.perf_counter() - began) / len(cutoffs)
@@ -63,7 +66,7 @@ def test_the_global_models_beat_the_best_naive_on_eddy_county_wells(months_back:
     scored = pl.concat(rows).join(data.truth(), on=["unique_id", "ds"])
     # The same rows for all: those that every model forecast.
     keys = ["unique_id", "cutoff", "horizon"]
-    scored = scored.filter(pl.len().over(keys) == len(FORECASTERS))
+    scored = scored.filter(pl.len().over(keys) == len(NAMES))
     error = (pl.col("q50") - pl.col("y")).abs()
     table = scored.group_by("model").agg(
         mae=error.mean(),

@@ -30,7 +30,8 @@ def pins() -> dict[str, Version]:
 
 def requirements() -> list[Requirement]:
     project, groups = PROJECT["project"], PROJECT["dependency-groups"]
-    texts = [*project["dependencies"], *project["optional-dependencies"]["postgres"], *groups["dev"], *groups["docs"]]
+    extras = [text for texts in project["optional-dependencies"].values() for text in texts]
+    texts = [*project["dependencies"], *extras, *groups["dev"], *groups["docs"]]
     return [Requirement(text) for text in texts]
 
 
@@ -106,7 +107,7 @@ def test_pip_resolves_everything_at_these_pins(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25.1"], check=True)
     command = [str(python), "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", "-c", "constraints.txt"]
-    asked = [*command, ".[postgres]", "--group", "dev", "--group", "docs"]
+    asked = [*command, ".[postgres,chronos,timesfm,ttm,mint]", "--group", "dev", "--group", "docs"]
 
     report = json.loads(subprocess.run(asked, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
