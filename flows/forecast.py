@@ -82,7 +82,7 @@ def run_forecast(
             with clock("features"):
                 steps.prepare_for_bundle(night, folder)
         progress.stage("forecast and publish")
-        previous = steps.previous_forecast(night)
+        before = steps.previous_forecast(night, tracking)
         with clock("forecast"):
             served = steps.forecast_all(night, str(folder) if folder else None, reason, CHAMPION_SERVES)
         status = "published by the champion" if reason is None else f"published by fallback: {reason}"
@@ -105,16 +105,16 @@ def run_forecast(
         with clock("publish"):
             publication = steps.publish(night, served, manifest, lease, beside)
         progress.stage("report")
+        morning = steps.morning_of(night, served, str(folder) if folder else None, None, beside, before)
         report = report_of(
             night,
-            served,
-            evaluation=None,
             out=None,
             decision=None,
             status=status,
             provenance=facts,
             timings=clock.seconds,
-            previous=previous,
+            morning=morning,
+            chapters=steps.chapters(night, morning, progress),
         )
         page = write_page(night, report)
         page_artifacts(night, report, page, page.as_uri())

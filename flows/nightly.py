@@ -120,7 +120,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         with clock("register"):
             version, serving, folder = choose(night, trained, champion, tracking, run_id, progress)
         progress.stage("forecast and publish")
-        previous = steps.previous_forecast(night)
+        before = steps.previous_forecast(night, tracking)
         with clock("forecast"):
             label = ENSEMBLE if folder == trained.folder else CHAMPION_SERVES
             served = steps.forecast_all(night, folder, trained.reason or trained.refusal, label, trained.baseline)
@@ -154,16 +154,16 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         report_failed = None
         try:
             with clock("report"):
+                morning = steps.morning_of(night, served, folder, trained.evaluation, beside, before)
                 report = report_of(
                     night,
-                    served,
-                    evaluation=trained.evaluation,
                     out=trained.out,
                     decision=trained.decision,
                     status=status,
                     provenance=facts,
                     timings=clock.seconds,
-                    previous=previous,
+                    morning=morning,
+                    chapters=steps.chapters(night, morning, progress),
                 )
                 page = write_page(night, report)
                 page_artifacts(night, report, page, page_link(night, page, tracking, run_id))

@@ -13,35 +13,35 @@ from expectations.docs import verdict_table
 from nightcast.contracts.decision import Decision
 from nightcast.evaluation.walk_forward import Outcome
 from nightcast.reports.night import NightReport, night_pictures, render_night
+from nightcast.reports.views import Chapter
 from tasks.night import Night, write_text
 from tasks.orchestrator import running_services
 from tasks.tracking import Tracking
-from workloads.stages import Evaluation, Served, history_of
+from workloads.stages import Morning, history_of
 
 
 def report_of(
     night: Night,
-    served: Served,
     *,
-    evaluation: Evaluation | None,
     out: Outcome | None,
     decision: Decision | None,
     status: str,
     provenance: dict[str, str],
     timings: dict[str, float],
-    previous: pl.DataFrame | None,
+    morning: Morning,
+    chapters: tuple[Chapter, ...],
 ) -> NightReport:
     """Gather one night's page."""
-    workload, raw = night.workload, night.raw()
+    workload, raw, served, evaluation = night.workload, morning.raw, morning.served, morning.evaluation
     series, retired = workload.promised(raw)
-    dataset_notes = night.dataset().notes if (night.path / "dataset" / "dataset.json").exists() else ()
+    dataset_notes = () if morning.dataset is None else morning.dataset.notes
     failures = [] if out is None else [failure.to_json() for failure in out.failures]
     failures += [{"model": k, "fold": "forecast", "kind": "error", "reason": v} for k, v in served.failures.items()]
     empty = pl.DataFrame()
     documents: dict[str, str] = {}
     if evaluation is not None:
         folder = report_path(night).with_suffix("")
-        made = workload.documents(evaluation, night.dataset(), folder)
+        made = workload.documents(evaluation, morning.dataset, folder)
         documents = {its.title: its.path.relative_to(folder.parent).as_posix() for its in made}
     return NightReport(
         workload=night.name,
@@ -65,12 +65,13 @@ def report_of(
         provenance=provenance,
         timings=timings,
         retired=retired,
-        previous=previous,
+        previous=None if morning.before is None else morning.before.frame,
         baselines=workload.baselines,
         promised=series,
         information=str(workload.facts.get("information", "")),
         documents=documents,
         verdict_table=empty if evaluation is None else evaluation.verdicts,
+        chapters=chapters,
         **({} if workload.views is None else {"views": workload.views}),
     )
 

@@ -27,13 +27,16 @@ from nightcast.evaluation.units import Unit, UnitFailure, UnitResult, find_unit
 from nightcast.evaluation.walk_forward import Outcome, plan_units, walk_forward
 from nightcast.evaluation.workers import WorkerPool, import_packages
 from nightcast.publishing import Lease, Publication, find_published, publish_night, read_current, table_bytes
+from nightcast.reports.views import Chapter
 from nightcast.storage import Store, open_store
 from tasks.night import Mode, Night, clock, load_workload, owner, owner_is_dead, parse_as_of, write_text
 from tasks.provenance import provenance
 from tasks.settings import Settings
 from tasks.tracking import Tracking, Version, registered_name
 from workloads.stages import (
+    Before,
     Evaluation,
+    Morning,
     Served,
     counts,
     decide,
@@ -252,9 +255,9 @@ def fit(unit: Unit, settings: Settings, deadline: float | None) -> UnitResult | 
     return pool_of(settings).run(unit)
 
 
-def keep_traceback(night: Night, error: BaseException) -> Path:
-    """Write down what training died of; returns the file."""
-    path = night.path / "training-error.txt"
+def keep_traceback(night: Night, error: BaseException, name: str = "training-error.txt") -> Path:
+    """Write down what training, or something else, died of; returns the file."""
+    path = night.path / name
     write_text(path, "".join(traceback.format_exception(error)))
     return path
 
@@ -418,7 +421,7 @@ def derived(night: Night, served: Served, oof: pl.DataFrame | None, progress: Pr
         return dict(night.workload.derive(served.frame, oof, night.raw(), night.recipe.seed))
     except Exception as error:  # noqa: BLE001  # see above
         progress.say(f"nothing is published beside the rows: {type(error).__name__}: {error}")
-        keep_traceback(night, error)
+        keep_traceback(night, error, "derive-error.txt")
         return {}
 
 
@@ -443,13 +446,58 @@ def publish(
     )
 
 
-def previous_forecast(night: Night) -> pl.DataFrame | None:
-    """The forecast that is current before this night, if there is one and it is another night's."""
+def previous_forecast(night: Night, tracking: Tracking | None) -> Before | None:
+    """The forecast that is current before this night, if there is one and it is another night's, and what made it."""
     store = store_of(night.settings)
     if not store.exists(f"forecasts/{night.name}/current.json"):
         return None
-    pointer, frame = read_current(store, night.name)
-    return None if pointer.get("night_id") == night.night_id else frame
+    facts, frame = read_current(store, night.name)
+    if facts.get("night_id") == night.night_id:
+        return None
+    number = facts.get("serving_version", "none")
+    if tracking is None or number == "none":
+        return Before(frame, None, "The forecast before was not made by a registered version.")
+    try:
+        return Before(frame, Bundle.load(tracking.bundle(tracking.numbered(night.name, number))))
+    except Exception as error:  # noqa: BLE001  # it is wanted for the page alone, which says what is missing
+        return Before(frame, None, f"Version {number}, which made the forecast before, cannot be read: {error}")
+
+
+def morning_of(
+    night: Night,
+    served: Served,
+    folder: str | None,
+    evaluation: Evaluation | None,
+    beside: Mapping[str, pl.DataFrame],
+    before: Before | None,
+) -> Morning:
+    """What a night leaves behind, for the page."""
+    prepared = (night.path / "dataset" / "dataset.json").exists()
+    dataset = night.dataset() if prepared else None
+    model = None
+    if folder is not None and dataset is not None:
+        model = Bundle.load(Path(folder))
+        made, ours = model.recipe, night.recipe
+        if night.mode != "forecast" and (made.features, made.preparation) != (ours.features, ours.preparation):
+            dataset = night.workload.prepare(night.raw(), night.verdict("raw"), made)
+    return Morning(night.workload, night.raw(), night.judged(), dataset, evaluation, served, model, beside, before)
+
+
+def chapters(night: Night, morning: Morning, progress: Progress) -> tuple[Chapter, ...]:
+    """The workload's own sections of the page; one that fails says so in its place and takes no other with it."""
+    made = []
+    for tell in night.workload.chapters:
+        try:
+            chapter = tell(morning)
+        except Exception as error:  # noqa: BLE001  # see above
+            name = getattr(tell, "__name__", type(tell).__name__)
+            path = keep_traceback(night, error, f"chapter-{name}-error.txt")
+            progress.say(f"the page's chapter {name!r} failed: {type(error).__name__}: {error} (traceback: {path})")
+            title = f"{name.replace('_', ' ').capitalize()}: could not be told"
+            chapter = Chapter(name.replace("_", "-"), title, (f"{type(error).__name__}: {error}",))
+        if chapter is not None:
+            made.append(chapter)
+    return tuple(made)
 
 
 @task(name="register", cache_policy=NO_CACHE)

@@ -235,6 +235,24 @@ class Tracking:
         found = [self._version(v) for v in self.client.search_model_versions(f"name = '{name}'")]
         return sorted(found, key=lambda v: -int(v.number))
 
+    def numbered(self, workload: str, number: str) -> Version:
+        """The version of a number.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+        """
+        for version in self.versions(workload):
+            if version.number == str(number):
+                return version
+        known = ", ".join(v.number for v in self.versions(workload)) or "none"
+        raise RegistryError(
+            f"{registered_name(workload)} has no version {number!r}",
+            expected=f"one of: {known}",
+            remedy=f"`nightcast models {workload}` lists versions with their as-of dates",
+        )
+
     def alias(self, workload: str, alias: str) -> Version | None:
         """The version behind an alias."""
         try:
@@ -256,7 +274,7 @@ class Tracking:
         RegistryError
             If there is no such version.
         """
-        target = self.alias(workload, CHALLENGER) if number is None else self._numbered(workload, number)
+        target = self.alias(workload, CHALLENGER) if number is None else self.numbered(workload, number)
         if target is None:
             raise RegistryError(
                 f"{registered_name(workload)} has no challenger",
@@ -284,7 +302,7 @@ class Tracking:
                 expected="at least two promotions",
                 remedy=f"promote a version by number: `nightcast promote {workload} --version N`",
             )
-        target = self._numbered(workload, past[-1])
+        target = self.numbered(workload, past[-1])
         self.client.set_registered_model_alias(target.name, CHAMPION, target.number)
         self._remember(past[:-1], workload)
         return target
@@ -313,17 +331,6 @@ class Tracking:
 
     def _remember(self, numbers: list[str], workload: str) -> None:
         self.client.set_registered_model_tag(registered_name(workload), PREVIOUS, json.dumps(numbers[-50:]))
-
-    def _numbered(self, workload: str, number: str) -> Version:
-        for version in self.versions(workload):
-            if version.number == str(number):
-                return version
-        known = ", ".join(v.number for v in self.versions(workload)) or "none"
-        raise RegistryError(
-            f"{registered_name(workload)} has no version {number!r}",
-            expected=f"one of: {known}",
-            remedy=f"`nightcast models {workload}` lists versions with their as-of dates",
-        )
 
     @staticmethod
     def _version(raw: Any) -> Version:

@@ -207,6 +207,59 @@ class Served:
         return dict(rows.select(ID, FALLBACK_REASON).iter_rows())
 
 
+@dataclass(frozen=True)
+class Before:
+    """The publication before tonight's.
+
+    Attributes
+    ----------
+    frame
+        Its rows.
+    bundle
+        What made them; None if it is not at hand.
+    missing
+        Why not.
+    """
+
+    frame: pl.DataFrame
+    bundle: Bundle | None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Morning:
+    """All that a night leaves behind, for the workload's own chapters of the page.
+
+    Attributes
+    ----------
+    dataset
+        Tonight's rows as the recipe prepares them; None if preparation died.
+    evaluation
+        None where nothing was trained.
+    bundle
+        What serves tonight; None where fallbacks do.
+    beside
+        Tables published beside the rows, by name.
+    before
+        None on the first night.
+    """
+
+    workload: Workload[Any]
+    raw: RawData
+    verdict: Verdict
+    dataset: Any | None
+    evaluation: Evaluation | None
+    served: Served
+    bundle: Bundle | None
+    beside: Mapping[str, pl.DataFrame]
+    before: Before | None
+
+    @property
+    def unit(self) -> str:
+        """Unit of the target, as the workload's file names it."""
+        return str(self.workload.facts.get("unit") or "")
+
+
 def serve(
     workload: Workload[Any],
     raw: RawData,

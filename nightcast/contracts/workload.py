@@ -273,6 +273,9 @@ class Workload(Generic[P]):
     derive
         Published rows, the serving ensemble's out-of-fold rows, raw rows, seed -> name and table of what is published
         beside the rows (sums over groups, say).
+    chapters
+        Sections of the page that only this kind of workload has: the night's `Morning` -> a section, or None where
+        there is nothing to tell.
     baselines
         Labels of the naive family in the recipe.
     """
@@ -303,4 +306,5 @@ class Workload(Generic[P]):
     derive: Callable[[pl.DataFrame, pl.DataFrame, RawData, int], Mapping[str, pl.DataFrame]] = field(
         default=_nothing_derived
     )
+    chapters: tuple[Callable[[Any], Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)

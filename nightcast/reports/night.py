@@ -40,7 +40,7 @@ from nightcast.reports.table import (
     row,
     time_format,
 )
-from nightcast.reports.views import Views
+from nightcast.reports.views import Chapter, Views
 
 UP_FRONT: Final = 12
 """Pictures of series shown without unfolding."""
@@ -93,6 +93,8 @@ class NightReport:
         `model, horizon`, named gates (`<name>_gate`, Boolean), their numbers and `why`; empty where there are none.
     views
         Pictures and tables of the prediction type.
+    chapters
+        Sections that only this workload has, in their order.
     """
 
     workload: str
@@ -123,6 +125,7 @@ class NightReport:
     documents: Mapping[str, str] = field(default_factory=dict)
     verdict_table: pl.DataFrame = field(default_factory=pl.DataFrame)
     views: Callable[[NightReport], Views] = field(default=quantile_views)
+    chapters: tuple[Chapter, ...] = ()
 
     @property
     def promised_series(self) -> tuple[str, ...]:
@@ -208,6 +211,8 @@ def night_pictures(report: NightReport) -> dict[str, bytes]:
         grids["league.png"] = ("Against the best naive", [("", league)], 1)
     if horizon:
         grids["by_horizon.png"] = ("By horizon", [("", plot) for plot in horizon], 2)
+    for chapter in report.chapters:
+        grids[f"{chapter.name}.png"] = (chapter.title, [(its.title, its.plot) for its in chapter.pictures], 2)
     if report.weights:
         grids["weights.png"] = ("Ensemble weights", [("", charts.weights(report.weights))], 1)
     return {

@@ -71,8 +71,8 @@ class Chapter:
     ----------
     name
         Fragment of the page it is found at; lower-case words joined by `-`.
-    title
-        Heading.
+    title, short
+        Heading, and what it is called in the list of sections (the heading, if it says nothing).
     words
         Sentences under the heading: what is seen, and what to make of it.
     pictures, legend
@@ -87,3 +87,4 @@ class Chapter:
     pictures: tuple[Picture, ...] = ()
     legend: tuple[Key, ...] = ()
     tables: tuple[Table, ...] = ()
+    short: str = ""

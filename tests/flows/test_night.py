@@ -348,6 +348,68 @@ def test_the_champion_forecasts_new_rows_without_training_and_nothing_new_publis
     assert forecast_of(first).get_column("unique_id").n_unique() == 20
 
 
+def test_the_page_takes_the_change_apart_into_revised_data_new_months_and_the_model(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.forecast import forecast
+    from tasks import steps
+    from workloads.panel_changes import change_reasons
+    from workloads.stages import Morning
+
+    frame = monthly_panel()
+    spec = write_workload(tmp_path, frame.filter(pl.col("ds") < datetime(2021, 12, 1)))
+    before = forecast_of(run(spec))
+    corrected = (pl.col("unique_id") == "w03") & (pl.col("ds") == datetime(2021, 11, 1))
+    write_workload(
+        tmp_path, frame.with_columns(pl.when(corrected).then(pl.col("y") * 2).otherwise(pl.col("y")).alias("y"))
+    )
+    mornings: list[Morning] = []
+    told = steps.chapters
+    monkeypatch.setattr(
+        steps, "chapters", lambda night, its, progress: mornings.append(its) or told(night, its, progress)
+    )
+
+    answer: Any = forecast(workload_file=str(spec))
+    steps_of = change_reasons(mornings[0])
+
+    now = forecast_of(answer)
+    both = before.join(now, on=["unique_id", "ds"], suffix="_now").sort("unique_id", "ds")
+    assert steps_of.height == both.height == 20 * 2
+    assert steps_of.get_column("before").to_list() == both.get_column("q50").to_list()
+    assert steps_of.get_column("now").to_list() == both.get_column("q50_now").to_list()
+    total = steps_of.select(
+        (pl.col("before") + pl.col("revised") + pl.col("new_months") + pl.col("model")).alias("now")
+    )
+    assert total.get_column("now").to_list() == pytest.approx(steps_of.get_column("now").to_list())
+    # The bundle before answers as it did, bit for bit, but for the one well whose past was corrected.
+    moved = steps_of.filter(pl.col("revised") != 0).get_column("unique_id").unique().to_list()
+    assert moved == ["w03"]
+    assert steps_of.filter(pl.col("unique_id") == "w03").get_column("revised").min() > 0
+    assert steps_of.get_column("new_months").abs().min() > 0
+    assert steps_of.get_column("model").abs().max() == 0
+    page = Path(answer["report"]).read_text()
+    assert 'id="why"' in page
+    assert "could not be told" not in page
+
+
+def test_a_chapter_that_fails_says_so_in_its_place_and_the_night_is_published(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workloads import panel
+
+    def why(_morning: Any) -> None:
+        raise ZeroDivisionError("no well was left")
+
+    monkeypatch.setattr(panel, "CHAPTERS", (why,))
+    answer = run(write_workload(tmp_path, monthly_panel(), name="untold"))
+
+    assert answer["status"] == "published"
+    assert answer["report_failed"] is None
+    page = Path(answer["report"]).read_text()
+    assert "Why: could not be told" in page
+    assert "no well was left" in page
+
+
 def test_a_rollback_serves_the_bytes_of_the_champion_before(run: Run, tmp_path: Path) -> None:
     from tasks.settings import get_settings
     from tasks.tracking import CHAMPION, Tracking
