@@ -50,7 +50,7 @@ from nightcast.features.grid import apart, regular_grid
 from nightcast.features.sentry import Built, future_leaks
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import MemberChoice, RollupChoice, WorkloadFile
-from workloads.panel_chapters import CHAPTERS
+from workloads.panel_chapters import panel_chapters
 from workloads.panel_sums import rolled_up
 
 ALL_MODELS = (
@@ -180,7 +180,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         compare=compare,
         derive=rolled_up(None if spec.rollup is None else _known_group(spec, spec.rollup)),
         baselines=_baselines(spec),
-        chapters=CHAPTERS,
+        chapters=panel_chapters(spec.rollup),
         facts={
             "information": _information(spec),
             "unit": spec.unit,

@@ -12,7 +12,7 @@ from nightcast.reports.table import Cell, Column, Table, count, counted, number,
 from nightcast.reports.views import Chapter, Picture
 
 STEPS: Final = {"revised": "revised data and plans", "new_months": "new months", "model": "the model"}
-ROLES: Final = {"revised": "category-3", "new_months": "category-0", "model": "category-1"}
+ROLES: Final = {"revised": "category-3", "new_months": "category-2", "model": "category-1"}
 SHOWN: Final = 12
 """Series in the picture."""
 

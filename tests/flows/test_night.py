@@ -400,7 +400,7 @@ def test_a_chapter_that_fails_says_so_in_its_place_and_the_night_is_published(
     def why(_morning: Any) -> None:
         raise ZeroDivisionError("no well was left")
 
-    monkeypatch.setattr(panel, "CHAPTERS", (why,))
+    monkeypatch.setattr(panel, "panel_chapters", lambda _rollup: (why,))
     answer = run(write_workload(tmp_path, monthly_panel(), name="untold"))
 
     assert answer["status"] == "published"
