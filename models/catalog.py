@@ -48,6 +48,14 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
         ),
         Entry(
+            name="naive_planned",
+            family="naive",
+            target="models.families.naive:NaivePlanned",
+            summary="median of the latest three rates of days on stream, times planned uptime; only where one is planned",
+            capabilities=Capabilities(baseline=True, uses=frozenset({"plan"})),
+            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+        ),
+        Entry(
             name="ses",
             family="statistical",
             target="models.families.statistical:Ses",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,21 +95,36 @@ def _last_index(values: FloatArray) -> IntArray:
     return np.maximum.accumulate(steps, axis=1)
 
 
-def mean_of_known(values: FloatArray, count: int) -> FloatArray:
-    """[N, T]: mean of the latest `count` known values at or before each step (fewer if there are fewer)."""
+def _latest(values: FloatArray, count: int) -> Iterator[FloatArray]:
+    """The latest known value at or before each step, the one before it, ...: `count` arrays [N, T], NaN where none."""
     known = ~np.isnan(values)
     number = known.cumsum(axis=1)
     packed = np.full((values.shape[0], max(int(number[:, -1].max(initial=0)), 1)), np.nan)
     row, col = np.nonzero(known)
     packed[row, number[row, col] - 1] = values[row, col]
-    total, used = np.zeros(values.shape), np.zeros(values.shape)
     for lag in range(count):
         index = number - 1 - lag
-        inside = index >= 0
-        total += np.where(inside, np.take_along_axis(packed, np.maximum(index, 0), axis=1), 0.0)
+        yield np.where(index >= 0, np.take_along_axis(packed, np.maximum(index, 0), axis=1), np.nan)
+
+
+def mean_of_known(values: FloatArray, count: int) -> FloatArray:
+    """[N, T]: mean of the latest `count` known values at or before each step (fewer if there are fewer)."""
+    total, used = np.zeros(values.shape), np.zeros(values.shape)
+    for its in _latest(values, count):
+        inside = ~np.isnan(its)
+        total += np.where(inside, its, 0.0)
         used += inside
     mean: FloatArray = np.divide(total, used, out=np.full(values.shape, np.nan), where=used > 0)
     return mean
+
+
+def median_of_known(values: FloatArray, count: int) -> FloatArray:
+    """[N, T]: median of the latest `count` known values at or before each step (fewer if there are fewer)."""
+    latest = np.sort(np.stack(list(_latest(values, count)), axis=-1), axis=-1)  # NaN last
+    used = (~np.isnan(latest)).sum(axis=-1)
+    low, high = np.maximum((used - 1) // 2, 0), used // 2
+    pair = [np.take_along_axis(latest, np.minimum(its, count - 1)[..., None], axis=-1)[..., 0] for its in (low, high)]
+    return np.asarray(np.where(used > 0, (pair[0] + pair[1]) / 2, np.nan))
 
 
 def level_floor(values: FloatArray, *, share: float = 0.02) -> float:

@@ -60,6 +60,7 @@ ALL_MODELS = (
     "ses",
     "theta",
     "ets",
+    "uptime_rate",
     "crm",
     "linear_global",
     "mlp_global",
@@ -68,6 +69,7 @@ ALL_MODELS = (
     "tsmixerx",
     "nhits",
 )
+PLANNED_NAIVE, UPTIME = "naive_planned", "uptime"
 MODELS: Mapping[Preset, tuple[str, ...]] = {
     "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "linear_global", "lightgbm_global"),
     "nightly_cpu": ALL_MODELS,
@@ -112,7 +114,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     calibrator = ConformalQuantiles(regime=SEGMENT, lower=spec.lower)
 
     def recipe(preset: Preset) -> Recipe:
-        lines = spec.models or tuple(MemberChoice(name=name) for name in MODELS[preset])
+        lines = spec.models or _members(spec, MODELS[preset])
         made = Recipe(
             horizon=spec.horizon,
             features=features,
@@ -190,6 +192,13 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     )
 
 
+def _members(spec: WorkloadFile, names: Sequence[str]) -> tuple[MemberChoice, ...]:
+    """The members of a file that names none; where uptime is planned, the naive that reads the plan is among them."""
+    told = spec.source.kind == "field_generator" or UPTIME in spec.columns.covariates
+    planned = (PLANNED_NAIVE,) if spec.source.plan is not None and told else ()
+    return tuple(MemberChoice(name=name) for name in (*planned, *names))
+
+
 def _choice(line: MemberChoice, preset: Preset) -> ModelChoice:
     """The recipe's line for a line of the file; a wrong hyperparameter is refused here, not in every fold."""
     choice = FORECASTERS.choose(line.name, preset, label=line.title)
@@ -202,7 +211,7 @@ def _choice(line: MemberChoice, preset: Preset) -> ModelChoice:
 
 def _baselines(spec: WorkloadFile) -> tuple[str, ...]:
     """Labels of the naive family."""
-    lines = spec.models or tuple(MemberChoice(name=name) for name in ALL_MODELS)
+    lines = spec.models or _members(spec, ALL_MODELS)
     return tuple(line.title for line in lines if FORECASTERS[line.name].capabilities.baseline)
 
 
