@@ -1,14 +1,19 @@
-"""The sections of the page that only panels have: why it changed, the sums, and what it adds to a naive forecast."""
+"""The sections of the page that only panels have: why it changed, sums, value added, and what models found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
+from models.base import Forecaster
+from models.fields import INJECTION
 from nightcast.contracts.columns import MODEL
 from nightcast.evaluation.rollup import rollup_scores
+from nightcast.evaluation.voidage import voidage_replacement
+from nightcast.reports.attention_views import attention_chapter
 from nightcast.reports.change_views import change_chapter
+from nightcast.reports.connectivity_views import connectivity_chapter, recent_rates, voidage_chapter
 from nightcast.reports.rollup_views import rollup_chapter
 from nightcast.reports.value_added import value_added
 from nightcast.reports.views import Chapter
@@ -29,7 +34,7 @@ def panel_chapters(rollup: RollupChoice | None) -> tuple[Tell, ...]:
     def sums(morning: Morning) -> Chapter | None:
         return _sums(morning, rollup)
 
-    return (why, sums, added) if rollup is not None else (why, added)
+    return (why, sums, added, connectivity, voidage, attention)
 
 
 def why(morning: Morning) -> Chapter | None:
@@ -46,6 +51,48 @@ def added(morning: Morning) -> Chapter | None:
         return None
     name = str(judged.naive.get_column(MODEL)[0])
     return value_added(judged.ensemble, judged.naive, _history(morning), unit=morning.unit, naive_name=name)
+
+
+def connectivity(morning: Morning) -> Chapter | None:
+    """Who supports whom, as the capacitance-resistance member found it."""
+    found = _evidence(morning, "connectivity")
+    if found is None or morning.dataset is None:
+        return None
+    view = morning.dataset.view(morning.dataset.as_of)
+    rates = recent_rates(view.history, view.support)
+    return connectivity_chapter(
+        found["connectivity"], found["injectors"], rates=rates, drive=found["drive"], unit=morning.unit
+    )
+
+
+def voidage(morning: Morning) -> Chapter | None:
+    """How much of the volume that left the reservoir was put back."""
+    dataset = morning.dataset
+    if dataset is None or dataset.support is None or INJECTION not in dataset.support.columns:
+        return None
+    view = dataset.view(dataset.as_of)
+    return voidage_chapter(voidage_replacement(view.history, view.support), unit=morning.unit)
+
+
+def attention(morning: Morning) -> Chapter | None:
+    """What a member with attention looked at."""
+    found = _evidence(morning, "attention")
+    if found is None:
+        return None
+    return attention_chapter(found["attention"], freq_word=morning.raw.panel.freq.word)
+
+
+def _evidence(morning: Morning, kind: str) -> Mapping[str, pl.DataFrame] | None:
+    """What the first member that knows of a kind of evidence found; None if no member serves or none knows."""
+    if morning.bundle is None or morning.dataset is None:
+        return None
+    view = morning.dataset.view(morning.dataset.as_of)
+    for model in morning.bundle.members.values():
+        if type(model).evidence is not Forecaster.evidence:
+            found: Mapping[str, pl.DataFrame] = model.evidence(view)
+            if kind in found:
+                return found
+    return None
 
 
 def _sums(morning: Morning, choice: RollupChoice | None) -> Chapter | None:

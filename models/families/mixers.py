@@ -9,7 +9,7 @@ other does.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -614,6 +614,16 @@ class AttentionMixer(MultiScaleMixer):
                 )
             )
         return pl.concat(parts).sort(ID, "kind", maintain_order=True)
+
+    def evidence(self, view: PanelView) -> Mapping[str, pl.DataFrame]:
+        """`attention`: what `attention` returns.
+
+        Raises
+        ------
+        ConfigError
+            If the model is not fitted, or was fitted for another horizon or frequency.
+        """
+        return {"attention": self.attention(view)}
 
     def _network(self) -> nn.Module:
         from models.nn.mixers import AttentionTSMixerx

@@ -33,7 +33,8 @@ PALETTE: Final[dict[str, tuple[str, str]]] = {
 }
 CATEGORIES: Final = 8
 
-Shape = Literal["line", "dash", "band", "block", "dot"]
+Shape = Literal["line", "dash", "band", "block", "dot", "ring", "triangle"]
+Side = Literal["right", "left", "above", "below"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,34 @@ class Hint:
     text: str
 
 
-Mark = Line | Band | Block | Rule | Hint
+@dataclass(frozen=True)
+class Dot:
+    """A marker at one place.
+
+    Attributes
+    ----------
+    size
+        Half its width, CSS pixels at scale one.
+    hollow
+        Its outline alone.
+    label, side
+        Text beside it, and where.
+    hint
+        Words shown on hover.
+    """
+
+    x: float
+    y: float
+    role: str
+    shape: Literal["circle", "triangle"] = "circle"
+    size: float = 2.5
+    hollow: bool = False
+    label: str = ""
+    side: Side = "right"
+    hint: str = ""
+
+
+Mark = Line | Band | Block | Rule | Hint | Dot
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from nightcast.contracts.errors import ConfigError
-from nightcast.reports.plot import PALETTE, Band, Block, Key, Line, Plot, Rule
+from nightcast.reports.plot import PALETTE, Band, Block, Dot, Key, Line, Plot, Rule
 
 _INK, _FAINT = "#3c4653", "#e3e7ec"
+_BESIDE: Final = {
+    "right": ("left", "center", (1, 0)),
+    "left": ("right", "center", (-1, 0)),
+    "above": ("center", "bottom", (0, 1)),
+    "below": ("center", "top", (0, -1)),
+}
+"""Side of a marker -> alignment of its label, and the direction to it."""
 
 
 def draw_grid(plots: Sequence[tuple[str, Plot]], *, title: str, columns: int = 3, dpi: int = 110) -> bytes:
@@ -77,9 +84,10 @@ def _handle(key: Key) -> Any:
     colour = _colour(key.role)
     if key.shape in ("band", "block"):
         return Patch(color=colour, alpha=0.35 if key.shape == "band" else 1)
+    marker = {"dot": "o", "ring": "o", "triangle": "^"}.get(key.shape, "")
     return Line2D(
-        [], [], color=colour, linestyle={"dash": "--", "dot": "none"}.get(key.shape, "-"),
-        marker="o" if key.shape == "dot" else "", markersize=3,
+        [], [], color=colour, linestyle="none" if marker else "--" if key.shape == "dash" else "-", marker=marker,
+        markersize=3, markerfacecolor="white" if key.shape == "ring" else colour,
     )  # fmt: skip
 
 
@@ -99,6 +107,19 @@ def _draw(axes: Any, plot: Plot) -> None:
                 (mark.left + mark.right) / 2, mark.top - mark.bottom, mark.right - mark.left, mark.bottom,
                 color=_colour(mark.role), edgecolor="white", linewidth=0.4,
             )  # fmt: skip
+        elif isinstance(mark, Dot):
+            colour = _colour(mark.role)
+            axes.plot(
+                mark.x, mark.y, color=colour, linestyle="none", marker="^" if mark.shape == "triangle" else "o",
+                markersize=2 * mark.size, markerfacecolor="white" if mark.hollow else colour,
+            )  # fmt: skip
+            if mark.label:
+                across, level, off = _BESIDE[mark.side]
+                gap = mark.size + 2.5
+                axes.annotate(
+                    _literal(mark.label), (mark.x, mark.y), (off[0] * gap, off[1] * gap), ha=across, va=level,
+                    textcoords="offset points", fontsize=6, color=_INK,
+                )  # fmt: skip
         elif isinstance(mark, Rule):
             line = axes.axvline if mark.axis == "x" else axes.axhline
             line(mark.at, color=_colour(mark.role), linewidth=0.8, linestyle=":")

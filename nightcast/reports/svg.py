@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Final
 
-from nightcast.reports.plot import PALETTE, Band, Block, Hint, Line, Plot, Rule
+from nightcast.reports.plot import PALETTE, Band, Block, Dot, Hint, Line, Plot, Rule
 
 _TOP, _RIGHT, _BOTTOM = 16, 14, 22
 _AXIS_LABEL = 14
@@ -13,11 +14,24 @@ _AXIS_LABEL = 14
 Place = Callable[[float], str]
 
 
+def inner_size(size: tuple[int, int], left: int, *, x_label: bool) -> tuple[int, int]:
+    """Width and height of what the axes enclose in a chart of this size, CSS pixels at scale one.
+
+    Parameters
+    ----------
+    size, left
+        As in `Plot`.
+    x_label
+        Whether the x axis has a label.
+    """
+    return size[0] - left - _RIGHT, size[1] - _TOP - _BOTTOM - (_AXIS_LABEL if x_label else 0)
+
+
 def draw(plot: Plot) -> str:
     """One chart as an `<svg>` element; all text is escaped."""
     width, height = plot.size
-    bottom = _BOTTOM + (_AXIS_LABEL if plot.x.label else 0)
-    inner_width, inner_height = width - plot.left - _RIGHT, height - _TOP - bottom
+    inner_width, inner_height = inner_size(plot.size, plot.left, x_label=bool(plot.x.label))
+    bottom = height - _TOP - inner_height
 
     def at_x(value: float) -> str:
         return _short(plot.left + (value - plot.x.low) / (plot.x.high - plot.x.low) * inner_width)
@@ -67,6 +81,8 @@ def draw(plot: Plot) -> str:
                 else f"M{plot.left} {at_y(mark.at)}h{inner_width}"
             )
             parts.append(f'<path class="rule r-{mark.role}" d="{d}"/>')
+        elif isinstance(mark, Dot):
+            parts.append(_dot(mark, float(at_x(mark.x)), float(at_y(mark.y))))
         elif isinstance(mark, Hint):
             x, right = float(at_x(mark.left)), float(at_x(mark.right))
             parts.append(
@@ -106,6 +122,26 @@ def _line(mark: Line, at_x: Place, at_y: Place) -> str:
     dots = [point for run in runs if mark.dots or len(run) == 1 for point in run]
     parts += [f'<circle class="dot r-{mark.role}" cx="{x}" cy="{y}" r="2"/>' for x, y in dots]
     return "".join(parts)
+
+
+def _dot(mark: Dot, x: float, y: float) -> str:
+    kind = f'class="{"ring" if mark.hollow else "dot"} r-{mark.role}"'
+    hint = f"<title>{escape(mark.hint)}</title>" if mark.hint else ""
+    half = mark.size
+    if mark.shape == "triangle":
+        corners = f"M{_short(x)} {_short(y - half)}l{_short(half)} {_short(2 * half)}h{_short(-2 * half)}Z"
+        text = f'<path {kind} d="{corners}">{hint}</path>'
+    else:
+        text = f'<circle {kind} cx="{_short(x)}" cy="{_short(y)}" r="{_short(half)}">{hint}</circle>'
+    if mark.label:
+        anchor, across, down = _BESIDE[mark.side]
+        place = f'x="{_short(x + across * (half + 2.5))}" y="{_short(y + 3.5 + down * (half + 6.5))}"'
+        text += f'<text class="tag{anchor}" {place}>{escape(mark.label)}</text>'
+    return text
+
+
+_BESIDE: Final = {"right": ("", 1, 0), "left": (" end", -1, 0), "above": (" mid", 0, -1), "below": (" mid", 0, 1)}
+"""Side -> class of the text, and the direction from the marker, right and down."""
 
 
 def style() -> str:
