@@ -38,7 +38,8 @@ def main() -> None:
     pins = resolve(root, *sys.argv[1:])
     lines = [f"{name}=={version}\n" for name, version in sorted(pins.items(), key=lambda pin: pin[0].lower())]
     python = ".".join(str(part) for part in sys.version_info[:3])
-    (root / "constraints.txt").write_text(HEADER.format(python=python, extras=EXTRAS) + "".join(lines), encoding="utf-8")
+    text = HEADER.format(python=python, extras=EXTRAS) + "".join(lines)
+    (root / "constraints.txt").write_text(text, encoding="utf-8")
     print(f"constraints.txt: {len(pins)} packages")
 
 

@@ -84,8 +84,8 @@ class RatioParams(Hyperparameters):
     level_weight: float = Field(default=0.5, ge=0, le=1)
     memory_share: float = Field(default=0.1, ge=0, le=1)
     producing_days: bool = True
-    max_origins: int = Field(default=120, ge=1)
-    max_rows: int = Field(default=80_000, ge=100)
+    max_origins: int = Field(default=300, ge=1)
+    max_rows: int = Field(default=200_000, ge=100)
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,27 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Anchor:
+    """A forecast that is there already, whose error is learnt in place of the target itself.
+
+    Everything is in the unit of the grid's values, and becomes an input as a ratio to the level.
+
+    Attributes
+    ----------
+    centre
+        `[R, H]` forecast of each origin; an origin without one (NaN) is left out of training.
+    at_origin
+        Further inputs known at the origins, `[R]` each.
+    at_target
+        Further inputs known at the origins for each target, `[R, H]` each.
+    """
+
+    centre: FloatArray
+    at_origin: Mapping[str, FloatArray]
+    at_target: Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
 class Rows:
     """A training table.
 
@@ -190,7 +211,7 @@ class Rows:
     x
         `[R, F]` inputs, NaN where unknown.
     y
-        `[R]` target over the level at the origin.
+        `[R]` target, less the anchor's forecast, over the level at the origin.
     weight
         `[R]`, mean 1.
     horizon
@@ -229,6 +250,10 @@ class RatioForecaster(Forecaster):
     def ratios(self, x: Float32Array, horizon: int) -> FloatArray:
         """`[R, Q]` quantiles of the ratio for `[R, F]` inputs at one horizon, in any order within a row."""
 
+    def anchor(self, view: PanelView, grid: Grid, series: IntArray, origin: IntArray) -> Anchor:
+        """What the model learns the error of, at series and steps of the grid: 0 here, so the target itself."""
+        return Anchor(np.zeros((series.size, view.schema.horizon)), {}, {})
+
     @abstractmethod
     def write_learnt(self, folder: Path) -> dict[str, Any]:
         """Write own files, if any; return the rest as JSON values."""
@@ -240,13 +265,25 @@ class RatioForecaster(Forecaster):
     # -- the forecaster's steps ----------------------------------------------------------------------------------
 
     def _fit(self, view: PanelView, *, seed: int) -> None:
+        rows = self._table(view)
+        if rows.y.size == 0:
+            raise TrainingError(
+                f"no known value follows another one within {self.horizon} steps",
+                expected="at least one series with two known values no further apart than the horizon",
+                remedy="choose a later cutoff or a longer history",
+            )
+        self.learn(rows, seed=seed)
+
+    def _table(self, view: PanelView) -> Rows:
+        """The training rows of a view, perhaps none; sets what turning views into rows needs."""
         params, horizon = self.params, view.schema.horizon
         reach = max(params.lags, *params.windows, MEMORY_ROWS, 2 * Frequency.parse(self.freq).season_length, 1)
         self.columns = Columns.of(view)
         grid = self._on_stream(view, grid_of(view, length=params.max_origins + horizon + reach))
         self.floor = level_floor(grid.y, share=LEAST_SHARE)
         series, origin = self._origins(grid, horizon)
-        inputs = self._inputs(view, grid, series, origin)
+        anchor = self.anchor(view, grid, series, origin)
+        inputs = self._inputs(view, grid, series, origin, anchor)
         plans = {name: grid.matrix(self.columns.values(view.history, name)) for name in self.columns.plans}
         # the typical size of a series: weights are relative to it
         usual = np.median(inputs.level) if inputs.level.size else 1.0
@@ -255,46 +292,46 @@ class RatioForecaster(Forecaster):
             ahead = origin + h
             inside = ahead < grid.width
             actual = np.where(inside, grid.y[series, np.minimum(ahead, grid.width - 1)], np.nan)
+            actual = actual - anchor.centre[:, h - 1]
             known = ~np.isnan(actual)
             plan_at = {name: values[series[known], ahead[known]] for name, values in plans.items()}
             level = inputs.level[known]
             decay = 1.0 if params.half_life is None else 0.5 ** ((grid.width - 1 - ahead[known]) / params.half_life)
             parts.append(
                 (
-                    self._rows(view, grid, inputs, known, series, origin, h, plan_at),
+                    self._rows(view, grid, inputs, known, series, origin, h, plan_at, anchor),
                     actual[known] / level,
                     decay * (level / usual) ** params.level_weight,
                     np.full(int(known.sum()), h),
                 )
             )
         x, y, weight, step = (np.concatenate(its) for its in zip(*parts, strict=True))
-        if y.size == 0:
-            raise TrainingError(
-                f"no known value follows another one within {horizon} steps",
-                expected="at least one series with two known values no further apart than the horizon",
-                remedy="choose a later cutoff or a longer history",
-            )
-        self.names = (*inputs.names, *self._horizon_names(view))
+        self.names = (*inputs.names, *self._horizon_names(view), *anchor.at_target)
         codes = tuple(name for name in self.names if name in self.columns.codes)
-        self.learn(Rows(self.names, x, y, weight / weight.mean(), step, codes), seed=seed)
+        return Rows(self.names, x, y, weight / (weight.mean() if weight.size else 1.0), step, codes)
 
     def _predict(self, view: PanelView) -> Answer:
+        return Answer(answer_frame(view.series, self._quantiles(view)))
+
+    def _quantiles(self, view: PanelView) -> FloatArray:
+        """`[N, H, Q]` of the view's series, in the target's unit."""
         self._check_columns(view)
         grid = self._on_stream(view, grid_of(view))
         series = view.series
         rows = grid.rows_of(series)
         origin = np.full(rows.size, grid.width - 1)
-        inputs = self._inputs(view, grid, rows, origin)
+        anchor = self.anchor(view, grid, rows, origin)
+        inputs = self._inputs(view, grid, rows, origin, anchor)
         everyone = np.ones(rows.size, dtype=bool)
         out = np.empty((rows.size, self.horizon, len(LEVELS)))
         for h in range(1, self.horizon + 1):
             ahead = view.future.filter(pl.col(HORIZON) == h).sort(ID)
             plan_at = {name: self.columns.values(ahead, name) for name in self.columns.plans}
-            x = self._rows(view, grid, inputs, everyone, rows, origin, h, plan_at)
-            out[:, h - 1] = np.sort(self.ratios(x, h), axis=1) * inputs.level[:, None]
+            x = self._rows(view, grid, inputs, everyone, rows, origin, h, plan_at, anchor)
+            out[:, h - 1] = np.sort(self.ratios(x, h), axis=1) * inputs.level[:, None] + anchor.centre[:, h - 1, None]
             if self._by_producing_day:
                 out[:, h - 1] *= np.nan_to_num(plan_at[UPTIME], nan=1.0)[:, None]
-        return Answer(answer_frame(series, out))
+        return out
 
     def _write(self, folder: Path) -> dict[str, Any]:
         facts = {"floor": self.floor, "names": list(self.names), "columns": self.columns.to_json()}
@@ -332,7 +369,7 @@ class RatioForecaster(Forecaster):
         keep = slice(-max(1, self.params.max_rows // horizon), None)
         return row[keep].astype(np.int64), col[keep].astype(np.int64)
 
-    def _inputs(self, view: PanelView, grid: Grid, series: IntArray, origin: IntArray) -> Inputs:
+    def _inputs(self, view: PanelView, grid: Grid, series: IntArray, origin: IntArray, anchor: Anchor) -> Inputs:
         """Everything known at the origins that does not depend on the horizon."""
         size = np.abs(grid.y)
         level_all = np.fmax(
@@ -342,6 +379,7 @@ class RatioForecaster(Forecaster):
         named: dict[str, FloatArray] = {}
         if self.params.own_lags:
             named |= _own_past(grid, series, origin, level, lags=self.params.lags, windows=self.params.windows)
+        named |= {name: values / level for name, values in anchor.at_origin.items()}
         named |= _calendar(view, grid.width, origin, "origin")
         for name in (*self.columns.scaled, *self.columns.plan_scaled):
             values = grid.matrix(self.columns.values(view.history, name))
@@ -373,6 +411,7 @@ class RatioForecaster(Forecaster):
         origin: IntArray,
         horizon: int,
         plan_at: dict[str, FloatArray],
+        anchor: Anchor,
     ) -> Float32Array:
         """[R, F] model rows of the chosen origins, one horizon ahead."""
         origin, series, level = origin[chosen], series[chosen], inputs.level[chosen]
@@ -386,6 +425,7 @@ class RatioForecaster(Forecaster):
             *(plan_at[name] / level for name in self.columns.plan_scaled),
             *(plan_at[name] for name in self.columns.plan_plain),
             *(_ratio(plan_at[name], inputs.lately[name][chosen]) for name in self.columns.planned),
+            *(values[chosen, horizon - 1] / level for values in anchor.at_target.values()),
         ]
         return np.hstack([inputs.values[chosen], np.column_stack(extra).astype(np.float32)])
 

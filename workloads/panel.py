@@ -62,6 +62,7 @@ ALL_MODELS = (
     "ets",
     "uptime_rate",
     "crm",
+    "crm_residual",
     "linear_global",
     "mlp_global",
     "lightgbm_global",

@@ -19,7 +19,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import FeatureChoice
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
 from nightcast.contracts.source import Note
-from nightcast.features import calendar, history, injection, production
+from nightcast.features import calendar, connectivity, history, injection, production
 
 Build = Callable[..., pl.DataFrame]
 
@@ -97,6 +97,16 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
         needs=(injection.INJECTION,),
         scaled_except=frozenset({"inj_to_rate"}),
         remarks=injection.remarks,
+    ),
+    FeatureBlock(
+        "crm_support",
+        connectivity.crm_support,
+        "past",
+        False,
+        "injected water that reaches a producer, by a capacitance-resistance fit on earlier years",
+        "crm_",
+        needs=(injection.INJECTION,),
+        remarks=connectivity.remarks,
     ),
     FeatureBlock(
         "pressure",

@@ -76,7 +76,7 @@ def injection(
 
 def remarks(frame: pl.DataFrame, schema: PanelSchema) -> tuple[Note, ...]:
     """What a reader should know of the support computed from this frame."""
-    injectors = _is_injector(frame)
+    injectors = is_injector(frame)
     if not injectors.any():
         detail = f"No support series reports {INJECTION}: the injection columns are empty."
         return (Note("injection_without_injectors", 0, detail),)
@@ -90,7 +90,8 @@ def remarks(frame: pl.DataFrame, schema: PanelSchema) -> tuple[Note, ...]:
     return ()
 
 
-def _is_injector(frame: pl.DataFrame) -> Flags:
+def is_injector(frame: pl.DataFrame) -> Flags:
+    """Rows of support series that report injection somewhere; shape [rows]."""
     if SERIES_ROLE not in frame.columns:
         return np.zeros(frame.height, dtype=np.bool_)
     chosen = (pl.col(SERIES_ROLE) == ROLE_SUPPORT) & pl.col(INJECTION).is_not_null()
@@ -104,13 +105,17 @@ def _is_injector(frame: pl.DataFrame) -> Flags:
     )
 
 
+def is_producer(frame: pl.DataFrame) -> Flags:
+    """Rows of series that are forecast; shape [rows]."""
+    if SERIES_ROLE not in frame.columns:
+        return np.ones(frame.height, dtype=np.bool_)
+    return (frame.get_column(SERIES_ROLE) != ROLE_SUPPORT).fill_null(True).to_numpy().astype(np.bool_)
+
+
 def _support(frame: pl.DataFrame, schema: PanelSchema, length_m: float | None, silent_after: int) -> Floats:
     out = np.full(frame.height, np.nan)
-    is_injector = _is_injector(frame)
-    is_producer = np.ones(frame.height, dtype=np.bool_)
-    if SERIES_ROLE in frame.columns:
-        is_producer = (frame.get_column(SERIES_ROLE) != ROLE_SUPPORT).fill_null(True).to_numpy().astype(np.bool_)
-    if not is_injector.any() or not is_producer.any():
+    injecting, producing = is_injector(frame), is_producer(frame)
+    if not injecting.any() or not producing.any():
         return out
 
     times = frame.get_column(TIME)
@@ -123,11 +128,11 @@ def _support(frame: pl.DataFrame, schema: PanelSchema, length_m: float | None, s
         .astype(np.int64)
     )
     series = frame.select(pl.col(ID).rle_id()).to_series().to_numpy().astype(np.int64)
-    injectors, injector_of = _numbered(series, is_injector)
-    producers, producer_of = _numbered(series, is_producer)
+    injectors, injector_of = _numbered(series, injecting)
+    producers, producer_of = _numbered(series, producing)
 
     rate = np.full((int(step.max()) + 1, len(injectors)), np.nan)  # [T, I]
-    rate[step[is_injector], injector_of] = values_of(frame, INJECTION)[is_injector]
+    rate[step[injecting], injector_of] = values_of(frame, INJECTION)[injecting]
     distance = _distances(frame, series, producers, injectors)  # [J, I], NaN where a position is missing
     first_row = np.array([step[series == number_][0] for number_ in producers])  # [J]
     days = _DAYS[schema.freq.unit] * schema.freq.count
@@ -157,7 +162,7 @@ def _support(frame: pl.DataFrame, schema: PanelSchema, length_m: float | None, s
             above += kernel[:, i] * smooth[:, i]
             below += kernel[:, i]
         felt[t] = divided(above, below)
-    out[is_producer] = felt[step[is_producer], producer_of]
+    out[producing] = felt[step[producing], producer_of]
     return out
 
 
