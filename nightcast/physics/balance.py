@@ -18,6 +18,8 @@ from nightcast.physics.waterflood import Bools, Floats, Ints
 
 SHAPE_SPREAD = np.array([0.4, 0.7, 0.7])
 """Prior standard deviations of the kernel's log length and its two anisotropy parameters."""
+FARTHEST: Final = 30.0
+"""Farthest a step goes in any coordinate of the state; beyond, the quadratic it comes from says nothing."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,9 @@ def solve(
             damping *= 5
             continue
         trial = state - np.linalg.solve(root.T, np.linalg.solve(root, gradient))
+        if np.abs(trial - state).max() > FARTHEST and damping <= 1e6:
+            damping *= 5
+            continue
         then, new_values, new_lost = problem.cost(trial)
         if then < now:
             gain, moved = now - then, True
