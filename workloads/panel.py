@@ -183,7 +183,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
         compare=compare,
         derive=rolled_up(None if spec.rollup is None else _known_group(spec, spec.rollup)),
         baselines=_baselines(spec),
-        chapters=panel_chapters(spec.rollup),
+        chapters=panel_chapters(spec.rollup, spec.voidage),
         facts={
             "information": _information(spec),
             "unit": spec.unit,

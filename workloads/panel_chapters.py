@@ -17,7 +17,7 @@ from nightcast.reports.connectivity_views import connectivity_chapter, recent_ra
 from nightcast.reports.rollup_views import rollup_chapter
 from nightcast.reports.value_added import value_added
 from nightcast.reports.views import Chapter
-from nightcast.sources.spec import RollupChoice
+from nightcast.sources.spec import RollupChoice, VoidageChoice
 from workloads.panel_changes import change_reasons
 from workloads.panel_sums import ROLLUP, groups_of
 from workloads.stages import Morning, history_of
@@ -28,11 +28,20 @@ SCORED_DRAWS = 300
 """Sample paths per past origin behind the scores of sums: the level of a 10 % quantile is then right to two points."""
 
 
-def panel_chapters(rollup: RollupChoice | None) -> tuple[Tell, ...]:
+def panel_chapters(rollup: RollupChoice | None, factors: VoidageChoice) -> tuple[Tell, ...]:
     """The functions that tell a panel's chapters, in the page's order."""
 
     def sums(morning: Morning) -> Chapter | None:
         return _sums(morning, rollup)
+
+    def voidage(morning: Morning) -> Chapter | None:
+        """How much of the volume that left the reservoir was put back."""
+        dataset = morning.dataset
+        if dataset is None or dataset.support is None or INJECTION not in dataset.support.columns:
+            return None
+        view = dataset.view(dataset.as_of)
+        ratios = voidage_replacement(view.history, view.support, **factors.model_dump())
+        return voidage_chapter(ratios, unit=morning.unit)
 
     return (why, sums, added, connectivity, voidage, attention)
 
@@ -63,15 +72,6 @@ def connectivity(morning: Morning) -> Chapter | None:
     return connectivity_chapter(
         found["connectivity"], found["injectors"], rates=rates, drive=found["drive"], unit=morning.unit
     )
-
-
-def voidage(morning: Morning) -> Chapter | None:
-    """How much of the volume that left the reservoir was put back."""
-    dataset = morning.dataset
-    if dataset is None or dataset.support is None or INJECTION not in dataset.support.columns:
-        return None
-    view = dataset.view(dataset.as_of)
-    return voidage_chapter(voidage_replacement(view.history, view.support), unit=morning.unit)
 
 
 def attention(morning: Morning) -> Chapter | None:

@@ -10,6 +10,7 @@ is found by Gauss-Newton and, near it, Newton steps with Levenberg's damping; th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 

@@ -221,6 +221,14 @@ class RollupChoice(_Frozen):
     draws: int = Field(1000, ge=100, le=100_000, description="Joint sample paths behind the quantiles of sums.")
 
 
+class VoidageChoice(_Frozen):
+    """Formation volume factors behind the page's voidage replacement: reservoir volume of a surface volume."""
+
+    water_fvf: float = Field(1.0, gt=0, description="Of injected water, and of produced water where oil is told apart.")
+    liquid_fvf: float = Field(1.0, gt=0, description="Of produced liquid, where oil is not told apart.")
+    oil_fvf: float | None = Field(None, gt=0, description="Of oil; wants the covariate `wopr`, the oil rate.")
+
+
 class GateChoice(_Frozen):
     """When bad data stop a run."""
 
@@ -306,6 +314,7 @@ class WorkloadFile(_Frozen):
         description="Candidate models: catalog names, or {name, label, seeds, params}; by default those of the preset.",
     )
     rollup: RollupChoice | None = Field(None, description="Sums that are published beside the rows; by default none.")
+    voidage: VoidageChoice = Field(VoidageChoice(), description="Formation volume factors for the page.")
     folds: dict[str, Any] = Field(default_factory=dict, description="Overrides of the walk-forward's layout.")
     recipe: dict[str, Any] = Field(default_factory=dict, description="Overrides of `combiner`, `gate` and `seed`.")
 

@@ -392,6 +392,42 @@ def test_the_page_takes_the_change_apart_into_revised_data_new_months_and_the_mo
     assert "could not be told" not in page
 
 
+def test_a_fields_page_tells_of_its_sums_its_injectors_and_what_the_forecast_adds(run: Run, tmp_path: Path) -> None:
+    from models.catalog import FORECASTERS
+
+    spec = tmp_path / "field.yaml"
+    its = {
+        "name": "field",
+        "kind": "panel",
+        "source": {"kind": "field_generator", "params": {"producers": 12, "injectors": 4, "months": 72, "seed": 3}},
+        "freq": "MS",
+        "horizon": 3,
+        "unit": "m3/d",
+        "lower": 0,
+        "features": ["status"],
+        "rollup": {"groups": "pad"},
+        "voidage": {"water_fvf": 1.02},
+        "models": [
+            "naive_last",
+            "ses",
+            "crm",
+            {"name": "attention_tsmixerx", "params": dict(FORECASTERS["attention_tsmixerx"].cheap)},
+        ],
+    }
+    spec.write_text(json.dumps(its))
+
+    answer = run(spec)
+
+    page = Path(answer["report"]).read_text()
+    assert "could not be told" not in page
+    for chapter in ("rollup", "value-added", "connectivity", "voidage", "attention"):
+        assert f'<h2 id="{chapter}">' in page
+    assert '<h2 id="why">' not in page  # nothing was published before
+    assert {"rollup.parquet", "forecast.parquet"} <= {
+        path.name for path in path_of(answer["forecast"]).parent.iterdir()
+    }
+
+
 def test_a_chapter_that_fails_says_so_in_its_place_and_the_night_is_published(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,7 +436,7 @@ def test_a_chapter_that_fails_says_so_in_its_place_and_the_night_is_published(
     def why(_morning: Any) -> None:
         raise ZeroDivisionError("no well was left")
 
-    monkeypatch.setattr(panel, "panel_chapters", lambda _rollup: (why,))
+    monkeypatch.setattr(panel, "panel_chapters", lambda *_: (why,))
     answer = run(write_workload(tmp_path, monthly_panel(), name="untold"))
 
     assert answer["status"] == "published"

@@ -20,7 +20,7 @@ def month(number: int) -> datetime:
 
 
 def rows(*, series: int, origins: int, own: float, shared: float, seed: int = 1, gap: float = 0.3) -> pl.DataFrame:
-    """`best` errs by 1 on average, `other` by `gap` more; the difference varies by series (`own`) and by origin (`shared`)."""
+    """`best` errs by 1, `other` by `gap` more; the difference varies by row (`own`) and origin (`shared`)."""
     rng = np.random.default_rng(seed)
     by_origin = shared * rng.normal(size=origins)
     parts = []
