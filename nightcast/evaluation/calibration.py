@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,11 @@ _SCALE = "scale"
 _EFFECTIVE = "_effective_scale"
 _ORIGINS = 4
 """Independent origins at which half of the shifts relative to the median's is trusted."""
+INTERVAL: Final = 0.8
+"""Share of actuals that the regimes' stretches are to hold, between q10 and q90."""
+LARGEST_STRETCH: Final = 4.0
+STRETCH_DOUBT: Final = 20.0
+"""Series-origins of a regime at which half of its stretch, as a power, is believed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class ConformalQuantiles:
         Independent origins at which half of a past bias of the median is believed to last. 0: all of it, always.
     regime
         Column of the out-of-fold rows and of `scale` (such as `segment`) within which residuals are first divided by
-        their typical size, so that quiet series get small shifts. None: one size for all.
+        their typical size, so that quiet series get small shifts; afterwards the fans of a regime that still were too
+        narrow are stretched around the median. None: one size for all.
     lower
         Physical lower bound. Quantiles within `near` of the scale above it count as the bound: a shut well gives
         nothing at all, and an interval from next to nothing up would miss that.
@@ -66,9 +72,9 @@ class ConformalQuantiles:
         Returns
         -------
         dict
-            `method`, `regime`, `factors` (of the regimes' sizes), `lower`, `near` and `groups`: `horizons`, `rows`,
-            `origins` (independent ones), `shift` per level, and `trust`, by which shifts relative to the median's were
-            shrunk.
+            `method`, `regime`, `factors` (of the regimes' sizes), `stretch` (of the regimes' fans), `lower`, `near` and
+            `groups`: `horizons`, `rows`, `origins` (independent ones), `shift` per level, and `trust`, by which shifts
+            relative to the median's were shrunk.
 
         Raises
         ------
@@ -118,14 +124,19 @@ class ConformalQuantiles:
                     "shift": [middle + trust * (shift - full) for shift in shifts],
                 }
             )
-        return {
+        table = {
             "method": "conformal",
             "regime": self.regime,
             "factors": factors,
             "lower": self.lower,
             "near": self.near,
             "groups": groups,
+            "stretch": {},
         }
+        if self.regime is not None:
+            moved = _bounded(self._shift(oof, table), self.lower, self.near)
+            table["stretch"] = _regime_stretch(moved, self.regime)
+        return table
 
     def apply(self, prediction: Quantiles, scale: pl.DataFrame, table: dict[str, Any]) -> Quantiles:
         """Shift, sort, and hold to the lower bound.
@@ -166,7 +177,12 @@ class ConformalQuantiles:
             ]
         )
         effective = self._effective(rows, table["factors"], regime=table["regime"]).get_column(_EFFECTIVE).to_numpy()
-        moved = rows.select(QUANTILES).to_numpy() + shifts * effective[:, None]
+        moved = np.sort(rows.select(QUANTILES).to_numpy() + shifts * effective[:, None], axis=1)
+        if stretch := table.get("stretch"):
+            regime_of = rows.get_column(table["regime"]).cast(pl.String).fill_null("")
+            wider = regime_of.replace_strict(stretch, default=1.0, return_dtype=pl.Float64).to_numpy()[:, None]
+            middle = moved[:, LEVELS.index(0.5), None]
+            moved = middle + (moved - middle) * wider
         return sort_quantiles(rows.with_columns(pl.Series(name, moved[:, i]) for i, name in enumerate(QUANTILES)))
 
     def _effective(self, rows: pl.DataFrame, factors: dict[str, float], regime: str | None = None) -> pl.DataFrame:
@@ -262,3 +278,30 @@ def _regime_factors(oof: pl.DataFrame, column: str, min_rows: int) -> dict[str, 
         # Never zero: a regime without any error so far may still have one.
         factors[str(name)] = max(trust * size / overall + (1 - trust), 0.01)
     return factors
+
+
+def _regime_stretch(oof: pl.DataFrame, column: str) -> dict[str, float]:
+    """By how much each regime's fans are stretched around the median, after the shifts that all regimes share.
+
+    A row's miss is its distance from the median in units of the fan's arm on that side: up to 1 inside the central
+    80 %. The 80 % quantile of a regime's misses is the stretch that would have held so many. Its logarithm is shrunk to
+    0 by `n / (n + STRETCH_DOUBT)`, n the series-origins of the regime; rows without an arm say nothing. No fan is made
+    narrower: the shared shifts hold for most rows, and a regime that looks safe may only have been lucky.
+    """
+    low, high = (pl.col(QUANTILES[LEVELS.index(level)]) for level in (0.1, 0.9))
+    above = pl.col(TARGET) >= pl.col(MEDIAN)
+    arm = pl.when(above).then(high - pl.col(MEDIAN)).otherwise(pl.col(MEDIAN) - low)
+    misses = oof.select(
+        pl.col(column).cast(pl.String).fill_null("").alias("regime"),
+        ID,
+        CUTOFF,
+        ((pl.col(TARGET) - pl.col(MEDIAN)).abs() / arm).alias("miss"),
+        (arm > 1e-9 * pl.col(_SCALE)).alias("told"),
+    ).filter("told")
+    found = {}
+    for (name,), part in sorted(misses.partition_by("regime", as_dict=True).items()):
+        weight = part.select(1.0 / pl.len().over(ID, CUTOFF)).to_series().to_numpy()
+        full = _conformal_quantile(part.get_column("miss").to_numpy(), weight, INTERVAL)
+        trust = weight.sum() / (weight.sum() + STRETCH_DOUBT)
+        found[str(name)] = float(np.clip(full, 1.0, LARGEST_STRETCH) ** trust)
+    return found
