@@ -75,6 +75,7 @@ CLASSICAL = (
     *("naive_last", "naive_mean3", "naive_seasonal", "ses", "theta", "ets"),
     *("linear_global", "mlp_global", "lightgbm_global"),
 )
+PHYSICS = ("uptime_rate", "crm", "crm_residual")
 
 
 # -- a night's chain -------------------------------------------------------------------------------------------------
@@ -304,13 +305,11 @@ def scenario(chosen: argparse.Namespace) -> None:
 
 def oracle(chosen: argparse.Namespace) -> None:
     name, path = PANELS["volve"]
-    members = [*(chosen.models.split(",") if chosen.models else CLASSICAL), "crm", "uptime_rate"]
+    members = chosen.models.split(",") if chosen.models else ["naive_planned", *CLASSICAL, *PHYSICS]
     spec = changed(load_workload_file(ROOT / "workloads" / name), folds=folds(chosen.cutoffs), models=members)
     its = prepared(spec, DATA / path, known="uptime")
     out = walked(its, chosen)
-    parts = by_model(judged(its, out, without=["uptime_rate"]).members)
-    both = by_model(judged(its, out).members)
-    parts |= {"uptime_rate": both["uptime_rate"], f"{ENSEMBLE} with uptime_rate": both[ENSEMBLE]}
+    parts = by_model(judged(its, out).members)
     origins = parts[ENSEMBLE][CUTOFF].unique().sort().to_list()
     naive = planned_naive(its.data, origins)
     parts = {"oracle uptime x median of 3": naive, **parts}
