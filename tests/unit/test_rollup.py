@@ -548,7 +548,7 @@ def test_an_unknown_method_a_missing_library_and_a_failing_one_are_told_apart(
         reconcile(sampled(), method="magic")  # type: ignore[arg-type]
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "hierarchicalforecast.methods", None)
-        with pytest.raises(ConfigError, match="pip install 'hierarchicalforecast"):
+        with pytest.raises(ConfigError, match="extra `mint`"):
             by_mint(sampled())
     stand_in(monkeypatch, Failing)
     with pytest.raises(TrainingError, match=r"no solution for 3 wells and 2 sums .*ill-conditioned"):
