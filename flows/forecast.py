@@ -82,7 +82,7 @@ def run_forecast(
             with clock("features"):
                 steps.prepare_for_bundle(night, folder)
         progress.stage("forecast and publish")
-        before = steps.previous_forecast(night, tracking)
+        previous = steps.previous_forecast(night)
         with clock("forecast"):
             served = steps.forecast_all(night, str(folder) if folder else None, reason, CHAMPION_SERVES)
         status = "published by the champion" if reason is None else f"published by fallback: {reason}"
@@ -105,6 +105,7 @@ def run_forecast(
         with clock("publish"):
             publication = steps.publish(night, served, manifest, lease, beside)
         progress.stage("report")
+        before = steps.before_of(night, previous, tracking)
         morning = steps.morning_of(night, served, str(folder) if folder else None, None, beside, before)
         report = report_of(
             night,

@@ -120,7 +120,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         with clock("register"):
             version, serving, folder = choose(night, trained, champion, tracking, run_id, progress)
         progress.stage("forecast and publish")
-        before = steps.previous_forecast(night, tracking)
+        previous = steps.previous_forecast(night)
         with clock("forecast"):
             label = ENSEMBLE if folder == trained.folder else CHAMPION_SERVES
             served = steps.forecast_all(night, folder, trained.reason or trained.refusal, label, trained.baseline)
@@ -154,6 +154,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         report_failed = None
         try:
             with clock("report"):
+                before = steps.before_of(night, previous, tracking)
                 morning = steps.morning_of(night, served, folder, trained.evaluation, beside, before)
                 report = report_of(
                     night,

@@ -18,6 +18,19 @@ from nightcast.contracts.recipe import ModelChoice
 _BASELINE = Capabilities(baseline=True)
 _COVARIATES: frozenset[Uses] = frozenset({"past", "plan", "static"})
 
+_RESIDUAL_CI: dict[str, Any] = {
+    "refits": 2,
+    "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 60, "learning_rate": 0.1},
+    "linear": {"epochs": 6},
+    "max_rows": 12_000,
+}
+_RESIDUAL_CHEAP: dict[str, Any] = {
+    "refits": 2,
+    "least_history": 12,
+    "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 8},
+    "linear": {"epochs": 2},
+    "windows": (3, 6),
+}
 _LINEAR: dict[str, Any] = {"hidden": (), "members": 1, "learning_rate": 0.01}
 
 FORECASTERS: Catalog[Quantiles] = Catalog(
@@ -202,10 +215,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
                 "ci": {
                     "base": "crm",
                     "base_params": {"rounds": 1, "origins": 4},
-                    "refits": 2,
-                    "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 60, "learning_rate": 0.1},
-                    "linear": {"epochs": 6},
-                    "max_rows": 12_000,
+                    **_RESIDUAL_CI,
                 },
                 "nightly_cpu": {"base": "crm"},
                 "seed": {"base": "crm", "refits": 12, "refit_every": 6},
@@ -213,11 +223,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             cheap={
                 "base": "crm",
                 "base_params": {"rounds": 1, "origins": 2},
-                "refits": 2,
-                "least_history": 12,
-                "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 8},
-                "linear": {"epochs": 2},
-                "windows": (3, 6),
+                **_RESIDUAL_CHEAP,
             },
             packages=("lightgbm", "scipy", "torch"),
         ),
@@ -231,10 +237,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
                 "ci": {
                     "base": "arps_hyperbolic",
                     "base_params": {"origins": 12},
-                    "refits": 2,
-                    "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 60, "learning_rate": 0.1},
-                    "linear": {"epochs": 6},
-                    "max_rows": 12_000,
+                    **_RESIDUAL_CI,
                 },
                 "nightly_cpu": {"base": "arps_hyperbolic"},
                 "seed": {"base": "arps_hyperbolic", "refits": 12, "refit_every": 6},
@@ -242,11 +245,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             cheap={
                 "base": "arps_hyperbolic",
                 "base_params": {"origins": 8},
-                "refits": 2,
-                "least_history": 12,
-                "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 8},
-                "linear": {"epochs": 2},
-                "windows": (3, 6),
+                **_RESIDUAL_CHEAP,
             },
             packages=("lightgbm", "torch"),
         ),
@@ -260,10 +259,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
                 "ci": {
                     "base": "uptime_rate",
                     "base_params": {"origins": 12},
-                    "refits": 2,
-                    "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 60, "learning_rate": 0.1},
-                    "linear": {"epochs": 6},
-                    "max_rows": 12_000,
+                    **_RESIDUAL_CI,
                 },
                 "nightly_cpu": {"base": "uptime_rate"},
                 "seed": {"base": "uptime_rate", "refits": 12, "refit_every": 6},
@@ -271,11 +267,7 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             cheap={
                 "base": "uptime_rate",
                 "base_params": {"origins": 8},
-                "refits": 2,
-                "least_history": 12,
-                "boosting": {"levels": (0.1, 0.5, 0.9), "rounds": 8},
-                "linear": {"epochs": 2},
-                "windows": (3, 6),
+                **_RESIDUAL_CHEAP,
             },
             packages=("lightgbm", "torch"),
         ),

@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import Field
 
 from models.base import Answer, Forecaster, Hyperparameters
+from models.fields import UPTIME
 from models.grid import (
     FloatArray,
     Grid,
@@ -44,7 +45,6 @@ MEMORY_ROWS: Final = 24
 """Known values whose mean absolute value the level remembers."""
 COMPARED_ROWS: Final = 12
 """Known values of a covariate whose mean its newest ones are compared with."""
-UPTIME: Final = "uptime"
 LEAST_UPTIME: Final = 0.1
 """Share of a step on stream from which its rate of days on stream is believed."""
 LEAST_SHARE: Final = 1e-4

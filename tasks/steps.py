@@ -446,20 +446,28 @@ def publish(
     )
 
 
-def previous_forecast(night: Night, tracking: Tracking | None) -> Before | None:
-    """The forecast that is current before this night, if there is one and it is another night's, and what made it."""
+def previous_forecast(night: Night) -> tuple[dict[str, Any], pl.DataFrame] | None:
+    """Manifest and rows that are current before this night, if there are any and they are another night's."""
     store = store_of(night.settings)
     if not store.exists(f"forecasts/{night.name}/current.json"):
         return None
     facts, frame = read_current(store, night.name)
-    if facts.get("night_id") == night.night_id:
+    return None if facts.get("night_id") == night.night_id else (facts, frame)
+
+
+def before_of(
+    night: Night, previous: tuple[dict[str, Any], pl.DataFrame] | None, tracking: Tracking | None
+) -> Before | None:
+    """The forecast before and what made it: wanted for the page alone, so fetched once the night is published."""
+    if previous is None:
         return None
+    facts, frame = previous
     number = facts.get("serving_version", "none")
     if tracking is None or number == "none":
         return Before(frame, None, "The forecast before was not made by a registered version.")
     try:
         return Before(frame, Bundle.load(tracking.bundle(tracking.numbered(night.name, number))))
-    except Exception as error:  # noqa: BLE001  # it is wanted for the page alone, which says what is missing
+    except Exception as error:  # noqa: BLE001  # MLflow's errors have no common base; the page says what is missing
         return Before(frame, None, f"Version {number}, which made the forecast before, cannot be read: {error}")
 
 
@@ -476,10 +484,13 @@ def morning_of(
     dataset = night.dataset() if prepared else None
     model = None
     if folder is not None and dataset is not None:
-        model = Bundle.load(Path(folder))
-        made, ours = model.recipe, night.recipe
-        if night.mode != "forecast" and (made.features, made.preparation) != (ours.features, ours.preparation):
-            dataset = night.workload.prepare(night.raw(), night.verdict("raw"), made)
+        try:
+            model = Bundle.load(Path(folder))
+            made, ours = model.recipe, night.recipe
+            if night.mode != "forecast" and (made.features, made.preparation) != (ours.features, ours.preparation):
+                dataset = night.workload.prepare(night.raw(), night.verdict("raw"), made)
+        except NightcastError:  # each served row says why: fallbacks stand in for a bundle that is refused
+            model = None
     return Morning(night.workload, night.raw(), night.judged(), dataset, evaluation, served, model, beside, before)
 
 

@@ -22,6 +22,7 @@ from expectations.panel import accepted_rows as gate_rows
 from models.catalog import FORECASTERS, make_forecaster
 from models.ensembles.bagging import refuse_unknown, seeded
 from models.ensembles.quantiles import QuantileCombiner, check_method
+from models.fields import UPTIME
 from nightcast.contracts.columns import (
     CUTOFF,
     ID,
@@ -70,7 +71,7 @@ ALL_MODELS = (
     "tsmixerx",
     "nhits",
 )
-PLANNED_NAIVE, UPTIME = "naive_planned", "uptime"
+PLANNED_NAIVE = "naive_planned"
 MODELS: Mapping[Preset, tuple[str, ...]] = {
     "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "linear_global", "lightgbm_global"),
     "nightly_cpu": ALL_MODELS,

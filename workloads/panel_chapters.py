@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from models.base import Forecaster
 from models.fields import INJECTION
 from nightcast.contracts.columns import MODEL
 from nightcast.evaluation.rollup import rollup_scores
@@ -36,10 +35,9 @@ def panel_chapters(rollup: RollupChoice | None, factors: VoidageChoice) -> tuple
 
     def voidage(morning: Morning) -> Chapter | None:
         """How much of the volume that left the reservoir was put back."""
-        dataset = morning.dataset
-        if dataset is None or dataset.support is None or INJECTION not in dataset.support.columns:
+        view = morning.view
+        if view is None or INJECTION not in view.support.columns:
             return None
-        view = dataset.view(dataset.as_of)
         ratios = voidage_replacement(view.history, view.support, **factors.model_dump())
         return voidage_chapter(ratios, unit=morning.unit)
 
@@ -64,10 +62,9 @@ def added(morning: Morning) -> Chapter | None:
 
 def connectivity(morning: Morning) -> Chapter | None:
     """Who supports whom, as the capacitance-resistance member found it."""
-    found = _evidence(morning, "connectivity")
-    if found is None or morning.dataset is None:
+    found, view = _evidence(morning, "connectivity"), morning.view
+    if found is None or view is None:
         return None
-    view = morning.dataset.view(morning.dataset.as_of)
     rates = recent_rates(view.history, view.support)
     return connectivity_chapter(
         found["connectivity"], found["injectors"], rates=rates, drive=found["drive"], unit=morning.unit
@@ -84,14 +81,12 @@ def attention(morning: Morning) -> Chapter | None:
 
 def _evidence(morning: Morning, kind: str) -> Mapping[str, pl.DataFrame] | None:
     """What the first member that knows of a kind of evidence found; None if no member serves or none knows."""
-    if morning.bundle is None or morning.dataset is None:
+    if morning.bundle is None or morning.view is None:
         return None
-    view = morning.dataset.view(morning.dataset.as_of)
     for model in morning.bundle.members.values():
-        if type(model).evidence is not Forecaster.evidence:
-            found: Mapping[str, pl.DataFrame] = model.evidence(view)
-            if kind in found:
-                return found
+        found: Mapping[str, pl.DataFrame] = model.evidence(morning.view)
+        if kind in found:
+            return found
     return None
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,11 @@ class Morning:
     bundle: Bundle | None
     beside: Mapping[str, pl.DataFrame]
     before: Before | None
+
+    @cached_property
+    def view(self) -> Any | None:
+        """Tonight's view of the dataset."""
+        return None if self.dataset is None else self.dataset.view(self.dataset.as_of)
 
     @property
     def unit(self) -> str:

@@ -510,7 +510,7 @@ def _takes_over(guard: _Verdict | None, cube: Cube, rows: Bools) -> bool:
     return guard is not None and guard.worse and bool(np.isfinite(cube.member_loss[rows, guard.baseline]).any())
 
 
-def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats, clearly: float = 1.5) -> Bools:
+def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats, clearly: float) -> Bools:
     """Members whose loss is above the best member's by more than chance, over some rows of all horizons.
 
     The mean difference is held against `clearly` standard errors, the larger ones of two kinds: between series, and

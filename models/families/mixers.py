@@ -20,6 +20,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from models.base import Answer, Forecaster, Hyperparameters
+from models.fields import UPTIME
 from models.grid import (
     FloatArray,
     Grid,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from models.training.panel import PanelReport
 
 NETWORK_FILE = "network.safetensors"
-UPTIME = "uptime"
 """Column with the share of each step on stream, 0 to 1."""
 LEAST_UPTIME = 0.1
 """On-stream share under which a producing-day rate is too uncertain to be read."""

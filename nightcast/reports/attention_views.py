@@ -10,10 +10,13 @@ import polars as pl
 
 from nightcast.contracts.columns import ID
 from nightcast.contracts.errors import ConfigError
+from nightcast.reports.charts import shortened
 from nightcast.reports.plot import Axis, Band, Block, Hint, Key, Line, Mark, Plot, Rule, number_axis
 from nightcast.reports.table import Cell, Column, Table, count, counted, percent, percent_cell, row
 from nightcast.reports.views import Chapter, Picture
 
+MOST_LETTERS: Final = 26
+"""Of a name on an axis."""
 MOST_FEATURES: Final = 20
 MOST_RIDGES: Final = 12
 MOST_ROWS: Final = 150
@@ -197,7 +200,7 @@ def _feature_plot(features: pl.DataFrame) -> Plot:
     for place, entry in enumerate(shown.reverse().iter_rows(named=True)):
         marks.append(Block(0.0, entry["weight"], place - 0.32, place + 0.32, _ROLE))
         marks.append(Line((entry["low"], entry["high"]), (float(place), float(place)), "actual", thin=True))
-        ticks.append((float(place), _cut(str(entry["name"]))))
+        ticks.append((float(place), shortened(str(entry["name"]), MOST_LETTERS)))
     marks.append(Rule(1 / features.height, "x"))
     said = ", ".join(f"{name} {percent(weight)}" for name, weight in shown.head(6).select("name", "weight").iter_rows())
     largest = max(*(float(v) for v in shown.get_column("high")), *(float(v) for v in shown.get_column("weight")))
@@ -240,7 +243,7 @@ def _ridges(lags: pl.DataFrame, names: Sequence[str], word: str) -> Plot:
         x = tuple(-float(lag) for lag in its.get_column("lag"))
         height = tuple(place + 0.9 * float(weight) / top for weight in its.get_column("weight"))
         marks += [Band(x, (float(place),) * len(x), height, _ROLE), Line(x, height, _ROLE, thin=True)]
-        ticks.append((float(place), _cut(name)))
+        ticks.append((float(place), shortened(name, MOST_LETTERS)))
     mean = _by_lag(lags)
     return Plot(
         tuple(marks),
@@ -321,12 +324,6 @@ def _steps(lag: int, word: str) -> str:
 
 def _before(lag: int, word: str) -> str:
     return "the cutoff" if lag == 0 else f"{_steps(lag, word)} before"
-
-
-def _cut(name: str, most: int = 26) -> str:
-    """Names are told apart by their ends as often as by their beginnings, so the middle goes."""
-    head = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:head]}…{name[-(most - 1 - head) :]}"
 
 
 def _check(weights: pl.DataFrame) -> None:

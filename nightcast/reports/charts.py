@@ -92,7 +92,7 @@ def fan(
             )
             for time, row in zip(times, forecast.iter_rows(named=True), strict=True)
         ]
-    heights = _heights(marks)
+    heights = reaches(marks)
     span = [x for mark in marks if isinstance(mark, Line | Band) for x in mark.x]
     return Plot(
         tuple(marks),
@@ -148,7 +148,7 @@ def hindcast(name: str, oof: pl.DataFrame, history: pl.DataFrame, *, unit: str) 
     return Plot(
         tuple(marks),
         time_axis(min(span), max(span), ticks=7),
-        number_axis(_heights(marks), label=unit),
+        number_axis(reaches(marks), label=unit),
         words,
         HINDCAST_LEGEND,
         size=(540, 230),
@@ -171,7 +171,7 @@ def league_ratios(league: pl.DataFrame, *, baselines: Sequence[str], most: int =
             Line((1.0, ratio), (y, y), role, thin=True),
             Line((ratio,), (y,), role, dots=True),
         ]
-    names = tuple((float(top - place), _cut(model, 26)) for place, (model, _) in enumerate(rows))
+    names = tuple((float(top - place), shortened(model, 26)) for place, (model, _) in enumerate(rows))
     words = "; ".join(f"{model} {number(ratio)}" for model, ratio in rows)
     return Plot(
         tuple(marks),
@@ -219,7 +219,7 @@ def by_horizon(frame: pl.DataFrame, *, value: str, label: str, order: Sequence[s
     return Plot(
         tuple(marks),
         steps_axis(steps, label="steps ahead"),
-        number_axis(_heights(marks), label=label, include=(1.0,) if value == "ratio" else (), floor_at_zero=False),
+        number_axis(reaches(marks), label=label, include=(1.0,) if value == "ratio" else (), floor_at_zero=False),
         f"{label} by horizon; {told}: {words}.",
         tuple(keys),
         size=(480, 270),
@@ -393,7 +393,8 @@ def _bands(frame: pl.DataFrame, times: Sequence[float], gap: float, role: str, l
     return bands
 
 
-def _heights(marks: Sequence[Mark]) -> list[float | None]:
+def reaches(marks: Sequence[Mark]) -> list[float | None]:
+    """Every height that lines and bands reach, for an axis that holds them all."""
     out: list[float | None] = []
     for mark in marks:
         if isinstance(mark, Line):
@@ -415,7 +416,7 @@ def _fan_words(name: str, forecast: pl.DataFrame, recent: pl.DataFrame, unit: st
     )
 
 
-def _cut(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
     """Names are told apart by their ends as often as by their beginnings, so the middle goes."""
     head = (most - 1) // 2
     return text if len(text) <= most else f"{text[:head]}…{text[-(most - 1 - head) :]}"

@@ -12,6 +12,7 @@ import polars as pl
 from nightcast.contracts.columns import ID, TARGET, TIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.evaluation.voidage import FIELD
+from nightcast.reports.charts import shortened
 from nightcast.reports.plot import (
     Axis,
     Block,
@@ -43,6 +44,8 @@ from nightcast.reports.table import (
 )
 from nightcast.reports.views import Chapter, Picture
 
+MOST_LETTERS: Final = 14
+"""Of a name on an axis."""
 LEAST: Final = 0.05
 """Share of an injector's water from which a pair is drawn."""
 STRONG: Final = 0.2
@@ -467,7 +470,12 @@ def _intervals(pairs: pl.DataFrame) -> Plot:
                 hint=words + ("" if sure else f", {_UNSURE[_mapped(pairs)]}"),
             ),
         ]
-        ticks.append((float(place), f"{_cut(entry['injector'])} → {_cut(entry['producer'])}"))
+        ticks.append(
+            (
+                float(place),
+                f"{shortened(entry['injector'], MOST_LETTERS)} → {shortened(entry['producer'], MOST_LETTERS)}",
+            )
+        )
     top = max(0.1, *(float(value) for value in pairs.get_column("f_high")))
     said = "; ".join(
         f"{entry['injector']} to {entry['producer']} {percent(entry['f'], digits=0)} ({_span(entry)})"
@@ -498,7 +506,7 @@ def _bars(balance: Sequence[dict[str, Any]], unit: str, unsure: str) -> Plot:
                 marks.append(Block(start, start + share * whole, place - 0.32, place + 0.32, role))
             start += share * whole
         top = max(top, start)
-        ticks.append((float(place), _cut(entry["injector"])))
+        ticks.append((float(place), shortened(entry["injector"], MOST_LETTERS)))
     said = "; ".join(
         f"{entry['injector']} {percent(entry['told'], digits=0)} to identifiable pairs, "
         f"{percent(entry['guessed'], digits=0)} to others, {percent(entry['loss'], digits=0)} to no one"
@@ -539,14 +547,19 @@ def _matrix(pairs: pl.DataFrame) -> Plot:
         its = pairs.filter((pl.col("producer") == name) & (pl.col("f") >= LEAST)).head(6)
         words = ", ".join(f"{who} {percent(f, digits=0)}" for who, f in its.select("injector", "f").iter_rows())
         marks.append(Hint(x - 0.5, x + 0.5, f"{name}: {words or 'no noticeable share'}"))
-    y_ticks = tuple((float(len(down) - 1 - place), _cut(name)) for name, place in down.items())
+    y_ticks = tuple((float(len(down) - 1 - place), shortened(name, MOST_LETTERS)) for name, place in down.items())
     said = "; ".join(
         f"{entry['injector']} to {entry['producer']} {percent(entry['f'], digits=0)}"
         for entry in pairs.head(5).iter_rows(named=True)
     )
     return Plot(
         tuple(marks),
-        Axis(-0.7, len(across) - 0.3, tuple((float(at), _cut(name)) for name, at in across.items()), "producer"),
+        Axis(
+            -0.7,
+            len(across) - 0.3,
+            tuple((float(at), shortened(name, MOST_LETTERS)) for name, at in across.items()),
+            "producer",
+        ),
         Axis(-0.7, len(down) - 0.3, y_ticks),
         f"Shares of {counted(len(down), 'injector')} in {counted(len(across), 'producer')}; the largest: {said}.",
         (Key("identifiable pair", _TOLD, "block"), Key(_UNSURE[_mapped(pairs)], _MAP, "block")),
@@ -788,7 +801,7 @@ def _group_ratios(found: Mapping[str, Mapping[str, Mapping[str, float | None]]])
         end = min(ratio, _TOP)
         role = _TOLD if ratio >= 1 else _INJECTOR
         marks.append(Block(min(1.0, end), max(1.0, end), place - 0.32, place + 0.32, role))
-        ticks.append((float(place), _cut(name)))
+        ticks.append((float(place), shortened(name, MOST_LETTERS)))
     said = "; ".join(f"{name} {number(ratio)}" for name, ratio in list(shown.items())[:10])
     cut = any(ratio > _TOP for ratio in shown.values())
     return Plot(
@@ -862,12 +875,6 @@ def _times(a: float | None, b: float | None) -> float | None:
 
 def _less(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
-
-
-def _cut(name: str, most: int = 14) -> str:
-    """Names are told apart by their ends as often as by their beginnings, so the middle goes."""
-    head = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:head]}…{name[-(most - 1 - head) :]}"
 
 
 def _margin(ticks: Sequence[tuple[float, str]]) -> int:

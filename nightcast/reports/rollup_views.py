@@ -14,7 +14,7 @@ from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MEDIAN, MODEL, QUAN
 from nightcast.contracts.errors import ConfigError
 from nightcast.evaluation.rollup import CUMULATIVE, FIELD, INDUSTRY, KIND, LEVEL, MEAN, NAME, RATE
 from nightcast.reports import charts
-from nightcast.reports.plot import Band, Hint, Key, Line, Mark, Plot, number_axis, seconds_of
+from nightcast.reports.plot import Hint, Key, Line, Mark, Plot, number_axis, seconds_of
 from nightcast.reports.table import (
     NOTHING,
     Cell,
@@ -267,16 +267,11 @@ def _fan(node: _Node, past: pl.DataFrame, unit: str, form: str) -> Plot:
         plot,
         marks=tuple(marks),
         x=replace(plot.x, label=words[-1]),
-        y=number_axis(_heights(marks), label=unit),
+        y=number_axis(charts.reaches(marks), label=unit),
         description=f"{plot.description} {words[-1]}.{note}",
         legend=ROLLUP_LEGEND,
         size=(440, 240),
     )
-
-
-def _heights(marks: Sequence[Mark]) -> list[float | None]:
-    lines = [y for mark in marks if isinstance(mark, Line) for y in mark.y]
-    return [*lines, *(y for mark in marks if isinstance(mark, Band) for side in (mark.low, mark.high) for y in side)]
 
 
 def _industry(entry: Mapping[str, Any]) -> str:

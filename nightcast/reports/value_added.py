@@ -349,7 +349,7 @@ def _gains(wells: pl.DataFrame, unit: str) -> Plot:
         y = float(top - place)
         role = "forecast" if gain >= 0 else "fallback"
         marks.append(Block(min(gain, 0.0), max(gain, 0.0), y - 0.36, y + 0.36, role))
-        ticks.append((y, f"{_cut(str(name), 16)} {number(gain, sign=True)}"))
+        ticks.append((y, f"{charts.shortened(str(name), 16)} {number(gain, sign=True)}"))
     marks.append(Rule(0.0, "x"))
     words = "; ".join(f"{name} {number(gain, sign=True)}" for name, gain in shown.select(ID, "gain").iter_rows())
     middle = f", {left_out} wells between them left out" if left_out else ""
@@ -378,12 +378,6 @@ def _extremes(wells: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([wells.head(SHOWN - low), wells.tail(low)])
 
 
-def _cut(text: str, most: int) -> str:
-    """A long name without its middle: names are told apart by their ends as often as by their beginnings."""
-    head = (most - 1) // 2
-    return text if len(text) <= most else f"{text[:head]}…{text[-(most - 1 - head) :]}"
-
-
 def _margin(labels: Iterable[str]) -> int:
     return 14 + round(5.4 * max((len(label) for label in labels), default=4))
 
@@ -400,7 +394,7 @@ def _regime_ratios(whole: dict[str, Any], regimes: pl.DataFrame) -> Plot:
     label = "R = error / error of the naive"
     for place, (name, entry) in enumerate(entries):
         y, ratio = float(top - place), entry["ratio"]
-        ticks.append((y, f"{_cut(name, 14)}, {counted(entry['rows'], 'row')}: {number(ratio)}"))
+        ticks.append((y, f"{charts.shortened(name, 14)}, {counted(entry['rows'], 'row')}: {number(ratio)}"))
         if not known(ratio):
             continue
         at = min(ratio, HIGHEST_RATIO)
@@ -431,7 +425,7 @@ def _regime_coverages(whole: dict[str, Any], regimes: pl.DataFrame) -> Plot:
             Line((NOMINAL, share), (y, y), "forecast", thin=True),
             Line((share,), (y,), "forecast", dots=True),
         ]
-        ticks.append((y, f"{_cut(name, 14)}, {counted(entry['rows'], 'row')}: {percent(share, digits=0)}"))
+        ticks.append((y, f"{charts.shortened(name, 14)}, {counted(entry['rows'], 'row')}: {percent(share, digits=0)}"))
     words = "; ".join(f"{name} {percent(entry['coverage'])}" for name, entry in entries)
     return Plot(
         tuple(marks),

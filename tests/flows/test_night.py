@@ -392,6 +392,24 @@ def test_the_page_takes_the_change_apart_into_revised_data_new_months_and_the_mo
     assert "could not be told" not in page
 
 
+def test_a_bundle_that_is_refused_costs_neither_the_forecast_nor_the_page(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import nightly
+
+    (tmp_path / "damaged").mkdir()
+    monkeypatch.setattr(nightly, "choose", lambda *_: (None, None, str(tmp_path / "damaged")))
+
+    answer = run(write_workload(tmp_path, monthly_panel(), name="refused"))
+
+    assert forecast_of(answer).get_column("unique_id").n_unique() == 20
+    reasons = forecast_of(answer).get_column("fallback_reason").unique().to_list()
+    assert len(reasons) == 1
+    assert "no manifest.json in the bundle" in reasons[0]
+    assert answer["report_failed"] is None
+    assert "w07" in Path(answer["report"]).read_text()
+
+
 def test_a_fields_page_tells_of_its_sums_its_injectors_and_what_the_forecast_adds(run: Run, tmp_path: Path) -> None:
     from models.catalog import FORECASTERS
 

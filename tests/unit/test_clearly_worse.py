@@ -41,7 +41,7 @@ def flagged(frame: pl.DataFrame) -> dict[str, bool]:
     pooled = np.array(
         [np.concatenate([cube.member_loss[:, i] for cube in cubes.values()]).mean() for i in range(len(members))]
     )
-    return dict(zip(members, clearly_worse(cubes, everything, pooled).tolist(), strict=True))
+    return dict(zip(members, clearly_worse(cubes, everything, pooled, QuantileCombiner.clearly).tolist(), strict=True))
 
 
 def test_a_member_that_is_worse_in_every_series_and_month_is_told_apart() -> None:
