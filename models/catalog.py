@@ -61,6 +61,14 @@ FORECASTERS: Catalog[Quantiles] = Catalog(
             presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
         ),
         Entry(
+            name="naive_uptime",
+            family="naive",
+            target="models.families.naive:NaiveUptime",
+            summary="latest rate of days on stream, times the mean uptime of the latest twelve steps",
+            capabilities=Capabilities(baseline=True, uses=frozenset({"plan"})),
+            presets={"ci": {}, "nightly_cpu": {}, "seed": {}},
+        ),
+        Entry(
             name="naive_planned",
             family="naive",
             target="models.families.naive:NaivePlanned",

@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 
 from models.grid import FloatArray
-from nightcast.contracts.columns import CUTOFF, HORIZON, ID, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, TARGET, TIME, UPTIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.panel import PanelView
 from nightcast.physics.waterflood import Waterflood
 
-UPTIME, PRESSURE, INJECTION, X, Y = "uptime", "wbhp", "wwir", "x_m", "y_m"
+PRESSURE, INJECTION, X, Y = "wbhp", "wwir", "x_m", "y_m"
 
 
 def injectors_of(view: PanelView) -> tuple[str, ...]:

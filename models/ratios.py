@@ -20,7 +20,6 @@ import polars as pl
 from pydantic import Field
 
 from models.base import Answer, Forecaster, Hyperparameters
-from models.fields import UPTIME
 from models.grid import (
     FloatArray,
     Grid,
@@ -32,7 +31,7 @@ from models.grid import (
     mean_of_known,
     steps_since_known,
 )
-from nightcast.contracts.columns import HORIZON, ID, LEVELS
+from nightcast.contracts.columns import HORIZON, ID, LEVELS, UPTIME
 from nightcast.contracts.errors import TrainingError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.panel import PanelView
@@ -277,9 +276,9 @@ class RatioForecaster(Forecaster):
     def _table(self, view: PanelView) -> Rows:
         """The training rows of a view, perhaps none; sets what turning views into rows needs."""
         params, horizon = self.params, view.schema.horizon
-        reach = max(params.lags, *params.windows, MEMORY_ROWS, 2 * Frequency.parse(self.freq).season_length, 1)
         self.columns = Columns.of(view)
-        grid = self._on_stream(view, grid_of(view, length=params.max_origins + horizon + reach))
+        # All of the history, as at a forecast: what is counted from a series' start must not depend on `max_origins`.
+        grid = self._on_stream(view, grid_of(view))
         self.floor = level_floor(grid.y, share=LEAST_SHARE)
         series, origin = self._origins(grid, horizon)
         anchor = self.anchor(view, grid, series, origin)

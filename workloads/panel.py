@@ -22,7 +22,6 @@ from expectations.panel import accepted_rows as gate_rows
 from models.catalog import FORECASTERS, make_forecaster
 from models.ensembles.bagging import refuse_unknown, seeded
 from models.ensembles.quantiles import QuantileCombiner, check_method
-from models.fields import UPTIME
 from nightcast.contracts.columns import (
     CUTOFF,
     ID,
@@ -31,6 +30,7 @@ from nightcast.contracts.columns import (
     SERIES_ROLE,
     TARGET,
     TIME,
+    UPTIME,
 )
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.fold import Fold
@@ -45,7 +45,7 @@ from nightcast.evaluation.calibration import ConformalQuantiles, prequential
 from nightcast.evaluation.comparison import compare
 from nightcast.evaluation.fallback import panel_fallback
 from nightcast.evaluation.folds import closed_cutoffs, final_fold, panel_folds
-from nightcast.evaluation.league import SEGMENT, by_horizon, league, panel_loss, segments, series_facts
+from nightcast.evaluation.league import SEGMENT, by_horizon, league, panel_loss, segments, series_facts, states
 from nightcast.features.catalog import FEATURES, build_features
 from nightcast.features.grid import apart, regular_grid
 from nightcast.features.sentry import Built, future_leaks
@@ -67,11 +67,16 @@ ALL_MODELS = (
     "linear_global",
     "mlp_global",
     "lightgbm_global",
+    "type_curve",
     "well_mixer",
+    "attention_tsmixerx",
     "tsmixerx",
-    "nhits",
 )
-PLANNED_NAIVE = "naive_planned"
+MEMBER_PARAMS: Mapping[str, dict[str, Any]] = {"type_curve": {"oldest": 12}}
+"""Parameters of members that a file without `models` gets: the type curve is for wells that have just started."""
+UPTIME_NAIVE, PLANNED_NAIVE = "naive_uptime", "naive_planned"
+REPORT_UPTIME = frozenset({"field_generator", "norne", "volve"})
+"""Sources that tell the share of each step on stream without being asked."""
 MODELS: Mapping[Preset, tuple[str, ...]] = {
     "ci": ("naive_last", "naive_mean3", "naive_seasonal", "ses", "linear_global", "lightgbm_global"),
     "nightly_cpu": ALL_MODELS,
@@ -144,7 +149,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
     ) -> Nested:
         horizon, freq = dataset.schema.horizon, dataset.schema.freq
         joined = QuantileCombiner().prequential_oof(oof, plan, baselines, horizon, freq)
-        joined = segments(joined, history=dataset.truth())
+        joined = segments(joined, history=states(dataset))
         corrected = prequential(joined, horizon=horizon, freq=freq, calibrator=calibrator)
         cutoffs = joined.get_column(CUTOFF).unique().to_list()
         judged = [c for c in cutoffs if closed_cutoffs(cutoffs, c, horizon=horizon, freq=freq)]
@@ -177,7 +182,7 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
             loss=panel_loss,
             league=lambda oof, baselines, dataset: league(oof, baselines, history=dataset.truth()),
             by_horizon=by_horizon,
-            by_segment=lambda rows, dataset: segments(rows, history=dataset.truth()),
+            by_segment=lambda rows, dataset: segments(rows, history=states(dataset)),
         ),
         fallback=lambda raw, series: panel_fallback(raw.frame, raw.panel, raw.as_of, series),
         promised=lambda raw: promised(raw, spec.retire_after),
@@ -195,10 +200,10 @@ def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:
 
 
 def _members(spec: WorkloadFile, names: Sequence[str]) -> tuple[MemberChoice, ...]:
-    """The members of a file that names none; where uptime is planned, the naive that reads the plan is among them."""
-    told = spec.source.kind == "field_generator" or UPTIME in spec.columns.covariates
-    planned = (PLANNED_NAIVE,) if spec.source.plan is not None and told else ()
-    return tuple(MemberChoice(name=name) for name in (*planned, *names))
+    """The members of a file that names none; naive ones that read uptime are among them where it is told."""
+    told = spec.source.kind in REPORT_UPTIME or UPTIME in spec.columns.covariates
+    naive = (UPTIME_NAIVE, *([PLANNED_NAIVE] if spec.source.plan is not None else [])) if told else ()
+    return tuple(MemberChoice(name=name, params=MEMBER_PARAMS.get(name, {})) for name in (*naive, *names))
 
 
 def _choice(line: MemberChoice, preset: Preset) -> ModelChoice:

@@ -59,10 +59,11 @@ class QuantileCombiner:
       evidence says so.
 
     Learned weights are moved towards equal ones by `plan.shrinkage`, and further the fewer origins there are: estimated
-    weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal means equal among the
-    members that are about as good as the best baseline, and not worse than the best member by more than chance; the
-    rest would only dilute them. The best baseline keeps at least `naive_floor`. A stack is held back towards the
-    learned weights in the same measure. Given weights are taken as they are, without shrinkage or floor.
+    weights seldom beat equal ones on few origins (Wang et al. 2023, arXiv 2205.04216). Equal shares go to members that
+    are about as good as the best baseline, less to those that are worse than the best member by more than chance, and
+    the baselines, which are variations of one thought, count as one member; the rest would only dilute them. The best
+    baseline keeps at least `naive_floor`. A stack is held back towards the learned weights in the same measure. Given
+    weights are taken as they are, without shrinkage or floor.
 
     If the combination, however it was made, did worse than the best baseline on origins later than those it was learned
     from, by more than chance, that baseline takes the whole weight at every horizon it forecasts. Members are compared
@@ -79,8 +80,9 @@ class QuantileCombiner:
     trim, patience
         The equal weights go to members whose loss is at most `1 + (trim - 1) (1 + patience / origins)` times the best
         baseline's.
-    clearly
-        A member whose loss is so many standard errors above the best member's has no share in the equal weights.
+    doubt
+        A member whose loss is `z` standard errors above the best member's has `exp(-(z / doubt)^2 / 2)` of an equal
+        share: how likely so large a difference is between two that are as good.
     diverged
         A member, no baseline, whose loss is more than so many times the members' median gets no weight, unless no
         other member forecasts the horizon.
@@ -100,7 +102,7 @@ class QuantileCombiner:
     caution: float = 6.0
     trim: float = 1.1
     patience: float = 12.0
-    clearly: float = 1.5
+    doubt: float = 1.0
     diverged: float = 10.0
     max_rows: int = 4000
     judged_origins: int = 3
@@ -306,6 +308,7 @@ class QuantileCombiner:
     ) -> _Taught:
         """What some rows of all horizons teach; where a horizon has none, its members weigh equally."""
         equal = np.full(len(members), 1 / len(members))
+        alike = equal_shares(equal, naive)
         if plan.weights is not None:
             given = np.array([plan.weights.get(label, 0.0) for label in members])
             if given.sum() > 0:
@@ -315,11 +318,11 @@ class QuantileCombiner:
             return _Taught(dict.fromkeys(cubes, equal), "mean")
         learnt: Literal["weighted", "greedy"] = "greedy" if plan.method == "greedy" else "weighted"
         if not any(its.any() for its in rows.values()):
-            return _Taught(dict.fromkeys(cubes, equal), "mean", "no origin has closed")
+            return _Taught(dict.fromkeys(cubes, alike), "mean", "no origin has closed")
         pooled = self._standing(cubes, rows, naive)
-        worse = clearly_worse(cubes, rows, pooled, self.clearly)
+        belief = np.exp(-0.5 * (errors_above_best(cubes, rows, pooled) / self.doubt) ** 2)
         weights = {
-            horizon: self._learn(cube, rows[horizon], plan, naive, pooled, worse) if rows[horizon].any() else equal
+            horizon: self._learn(cube, rows[horizon], plan, naive, pooled, belief) if rows[horizon].any() else alike
             for horizon, cube in cubes.items()
         }
         if plan.method != "stacking":
@@ -346,12 +349,12 @@ class QuantileCombiner:
         return plan.shrinkage + (1 - plan.shrinkage) * self.caution / (self.caution + origins)
 
     def _learn(
-        self, cube: Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats, worse: Bools
+        self, cube: Cube, rows: Bools, plan: CombinerPlan, naive: list[int], pooled: Floats, belief: Floats
     ) -> Floats:
         """Weights from some rows of one horizon: optimal, shrunk, with the naive member's floor.
 
-        Who is worthy of an equal share is judged by `pooled`, the members' standing over all horizons, and `worse`,
-        those that are worse than the best member by more than chance.
+        Who is worthy of an equal share is judged by `pooled`, the members' standing over all horizons, and of how much
+        of one by `belief`.
         """
         count = cube.values.shape[1]
         seen = np.array([np.isfinite(cube.member_loss[rows, i]).any() for i in range(count)])
@@ -371,9 +374,8 @@ class QuantileCombiner:
             # A month that hit all wells alike can make any member look best: few origins exclude almost none.
             margin = 1 + (self.trim - 1) * (1 + self.patience / origins)
             worthy = usable & (pooled <= margin * min(pooled[i] for i in anchors))
-        if (worthy & ~worse).any():
-            worthy = worthy & ~worse
-        target = worthy / worthy.sum()
+        shares = np.where(worthy, belief, 0.0)
+        target = equal_shares(shares if shares.any() else worthy.astype(np.float64), naive)
         best = np.zeros(count)
         if plan.method == "greedy":
             best[usable] = greedy_selection(values, cube.y[at], cube.scale[at], rounds=self.greedy_rounds)
@@ -510,17 +512,35 @@ def _takes_over(guard: _Verdict | None, cube: Cube, rows: Bools) -> bool:
     return guard is not None and guard.worse and bool(np.isfinite(cube.member_loss[rows, guard.baseline]).any())
 
 
-def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats, clearly: float) -> Bools:
-    """Members whose loss is above the best member's by more than chance, over some rows of all horizons.
+def equal_shares(belief: Floats, naive: Sequence[int]) -> Floats:
+    """Shares that sum to one, in proportion to `belief`, where the naive members together count as their best one.
 
-    The mean difference is held against `clearly` standard errors, the larger ones of two kinds: between series, and
-    between origins, of which, as they share most of their targets, only target times over horizons count. Where a
-    panel's wells share every shock, the latter are wide and hardly anyone is clearly worse.
+    Raises
+    ------
+    ValueError
+        If no member is believed at all.
     """
-    worse = np.zeros(len(pooled), dtype=bool)
+    total = float(belief[list(naive)].sum())
+    out = belief.astype(np.float64)
+    if total > 0:
+        out[list(naive)] *= belief[list(naive)].max() / total
+    if not out.sum() > 0:
+        raise ValueError(f"no member has a share in {belief.tolist()}")
+    return np.asarray(out / out.sum())
+
+
+def errors_above_best(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: Floats) -> Floats:
+    """By how many standard errors each member's loss is above the best member's, over some rows of all horizons.
+
+    The larger standard error of two kinds: between series, and between origins, of which, as they share most of their
+    targets, only target times over horizons count. Where a panel's wells share every shock, the latter are wide and
+    hardly anyone is told from the best. 0 for a member that cannot be: it shares less than half of the rows with the
+    best one, or there are fewer than three series or origins.
+    """
+    above = np.zeros(len(pooled))
     usable = np.isfinite(pooled)
     if usable.sum() < 2:
-        return worse
+        return above
     losses = np.concatenate([cube.member_loss[rows[h]] for h, cube in cubes.items()])
     keys = pl.concat(
         [cube.keys.filter(pl.Series(rows[h])).select(ID, TIME, CUTOFF, HORIZON) for h, cube in cubes.items()]
@@ -538,11 +558,13 @@ def clearly_worse(cubes: Mapping[int, Cube], rows: Mapping[int, Bools], pooled: 
         by_series, by_origin = (_group_means(difference[known], its[known]) for its in (series, origin))
         if min(len(by_series), len(by_origin)) < 3:
             continue
+        gap = float(difference[known].mean())
         error = max(
             float(by_series.std(ddof=1) / np.sqrt(len(by_series))), float(by_origin.std(ddof=1) / np.sqrt(origins))
         )
-        worse[i] = difference[known].mean() > clearly * error
-    return worse
+        if gap > 0:
+            above[i] = gap / max(error, 1e-9 * gap)
+    return above
 
 
 def _group_means(values: Floats, group: NDArray[np.int64]) -> Floats:

@@ -20,7 +20,6 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from models.base import Answer, Forecaster, Hyperparameters
-from models.fields import UPTIME
 from models.grid import (
     FloatArray,
     Grid,
@@ -33,7 +32,7 @@ from models.grid import (
     steps_since_known,
 )
 from nightcast.contracts.catalog import Capabilities
-from nightcast.contracts.columns import HORIZON, ID
+from nightcast.contracts.columns import HORIZON, ID, MEDIAN, QUANTILES, UPTIME
 from nightcast.contracts.errors import ConfigError, RegistryError, TrainingError
 from nightcast.contracts.hashing import derive_seed
 from nightcast.contracts.panel import PanelView
@@ -52,6 +51,8 @@ LEAST_UPTIME = 0.1
 """On-stream share under which a producing-day rate is too uncertain to be read."""
 LEVEL_ROWS = 3
 """Known values whose mean is a series' level at an origin."""
+KNOCKED_ORIGINS, MOST_KNOCKED = 12, 2000
+"""Latest origins, and most windows, that inputs are knocked out of."""
 IDLE_STEPS = 12
 """Origins with no known value in so many steps are left out of training."""
 
@@ -615,15 +616,88 @@ class AttentionMixer(MultiScaleMixer):
             )
         return pl.concat(parts).sort(ID, "kind", maintain_order=True)
 
-    def evidence(self, view: PanelView) -> Mapping[str, pl.DataFrame]:
-        """`attention`: what `attention` returns.
+    def knock_outs(self, view: PanelView, *, origins: int = KNOCKED_ORIGINS) -> pl.DataFrame:
+        """What each input is worth to the forecast, found by knocking it out; the check on attention.
+
+        An input's course is exchanged among the windows of all series at the latest origins whose outcome the view
+        knows, and the forecast made anew (permutation importance, Breiman 2001, of whole courses). The other inputs,
+        the level and the plan's exposure stay.
+
+        Parameters
+        ----------
+        origins
+            Latest origins that windows are taken from; at most 2000 windows.
+
+        Returns
+        -------
+        `name, own, weight, change, rise`: per input whether it is the well's own rate, its mean attention over these
+        windows, the mean absolute change of the median in levels, and the rise of the absolute error as a share of the
+        error; no row where no origin has an outcome. The windows are those of training where the view is: a rise says
+        what the fit relies on, not what it will be worth.
 
         Raises
         ------
         ConfigError
             If the model is not fitted, or was fitted for another horizon or frequency.
         """
-        return {"attention": self.attention(view)}
+        from models.training.devices import deterministic
+
+        self._check_fits(view)
+        schema = {"name": pl.String, "own": pl.Boolean, "weight": pl.Float64, "change": pl.Float64, "rise": pl.Float64}
+        grid = grid_of(view, length=self.params.max_origins + view.schema.horizon + self.params.input_size)
+        arrays = self._arrays(view, grid)
+        last = grid.width - 1 - self.horizon
+        try:
+            windows = self._training_windows(arrays)
+        except TrainingError:
+            return pl.DataFrame(schema=schema)
+        chosen = np.flatnonzero((windows.origin <= last) & (windows.origin > last - origins))
+        if not chosen.size:
+            return pl.DataFrame(schema=schema)
+        chosen = chosen[:: -(-chosen.size // MOST_KNOCKED)]
+        batch = windows.batch(chosen)
+        order = np.random.default_rng(derive_seed("knock-out", self.seed)).permutation(chosen.size)
+        target, known = batch.target.double().numpy(), batch.target_known.numpy() > 0
+
+        def median(inputs: tuple[Tensor | None, ...]) -> FloatArray:
+            total = sum(network(*inputs).detach().double().numpy() for network in self.networks)
+            middle = QUANTILES.index(MEDIAN)
+            return np.asarray(np.sort(np.asarray(total) / len(self.networks), axis=2)[:, :, middle])
+
+        def error(found: FloatArray) -> float:
+            return float(np.abs(found - target)[known].mean())
+
+        rows = []
+        with deterministic(0):
+            for network in self.networks:
+                network.eval()
+            usual = median(batch.inputs)
+            least = error(usual)
+            read: list[Any] = [network.latest_attention_weights.features for network in self.networks]  # type: ignore[union-attr]
+            weight = np.mean([its.double().mean(dim=0).numpy() for its in read], axis=0)
+            series, past = batch.y.shape[2], batch.past.shape[2]
+            for place, name in enumerate(self.feature_names):
+                y, mask, behind, ahead = (its.clone() for its in (batch.y, batch.known, batch.past, batch.plan))
+                if place < series:
+                    y[:, :, place], mask[:, :, place] = y[order, :, place], mask[order, :, place]
+                elif place < series + past:
+                    behind[:, :, place - series] = behind[order, :, place - series]
+                else:
+                    ahead[:, :, place - series - past] = ahead[order, :, place - series - past]
+                found = median((y, mask, behind, ahead, batch.static, batch.exposure))
+                rise = error(found) / least - 1.0 if least > 0 else None
+                rows.append((name, place < series, float(weight[place]), float(np.abs(found - usual).mean()), rise))
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def evidence(self, view: PanelView) -> Mapping[str, pl.DataFrame]:
+        """`attention`: what `attention` returns; `attention_check`: what `knock_outs` returns.
+
+        Raises
+        ------
+        ConfigError
+            If the model is not fitted, or was fitted for another horizon or frequency.
+        """
+        return {"attention": self.attention(view), "attention_check": self.knock_outs(view)}
 
     def _network(self) -> nn.Module:
         from models.nn.mixers import AttentionTSMixerx

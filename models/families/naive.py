@@ -11,7 +11,6 @@ import polars as pl
 from pydantic import Field
 
 from models.base import Answer, Forecaster, Hyperparameters
-from models.fields import UPTIME
 from models.grid import (
     FloatArray,
     Grid,
@@ -24,7 +23,7 @@ from models.grid import (
 )
 from models.residuals import ErrorQuantiles, learn_error_quantiles
 from nightcast.contracts.catalog import Capabilities
-from nightcast.contracts.columns import HORIZON, ID, LEVELS
+from nightcast.contracts.columns import HORIZON, ID, LEVELS, UPTIME
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.panel import PanelView
 
@@ -62,12 +61,17 @@ class Naive(Forecaster):
     def _points(self, y: FloatArray, horizon: int) -> FloatArray:
         """[N, T]: the forecast `horizon` steps ahead of every step; NaN before the first known value."""
 
+    def _told(self, view: PanelView, grid: Grid, horizon: int) -> FloatArray:
+        """`_points` of a view's grid."""
+        return self._points(grid.y, horizon)
+
     def _fit(self, view: PanelView, *, seed: int) -> None:
-        y = grid_of(view, length=self.params.error_history).y
+        grid = grid_of(view, length=self.params.error_history)
+        y = grid.y
         floor = level_floor(y)
         level = np.maximum(mean_of_known(np.abs(y), LEVEL_ROWS), floor)
         errors = [
-            ((y[:, h:] - self._points(y, h)[:, :-h]) / level[:, :-h]).ravel() if h < y.shape[1] else np.empty(0)
+            ((y[:, h:] - self._told(view, grid, h)[:, :-h]) / level[:, :-h]).ravel() if h < y.shape[1] else np.empty(0)
             for h in range(1, view.schema.horizon + 1)
         ]
         self.errors = learn_error_quantiles(errors, floor=floor)
@@ -76,9 +80,8 @@ class Naive(Forecaster):
         grid = grid_of(view)
         series = view.series
         rows = grid.rows_of(series)
-        y = grid.y[rows]
-        level = mean_of_known(np.abs(y), LEVEL_ROWS)[:, -1]
-        point = np.stack([self._points(y, h)[:, -1] for h in range(1, self.horizon + 1)], axis=1)
+        level = mean_of_known(np.abs(grid.y[rows]), LEVEL_ROWS)[:, -1]
+        point = np.stack([self._told(view, grid, h)[rows, -1] for h in range(1, self.horizon + 1)], axis=1)
         return Answer(answer_frame(series, self.errors.around(point, level)))
 
     def _write(self, folder: Path) -> dict[str, Any]:
@@ -124,6 +127,32 @@ class NaiveSeasonal(Naive):
         return np.where(np.isnan(shifted), steady, shifted)
 
 
+class NaiveUptime(Naive):
+    """The latest rate of days on stream, times the series' own mean uptime of the latest 12 steps.
+
+    What a well does while it runs and how much it runs, each carried on. A series that never was on stream for long has
+    no such rate, and its latest known value is carried on. Series are left out where `uptime` is not reported.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(baseline=True, uses=frozenset({"plan"}))
+
+    def _points(self, y: FloatArray, horizon: int) -> FloatArray:
+        return last_known(y)
+
+    def _told(self, view: PanelView, grid: Grid, horizon: int) -> FloatArray:
+        if UPTIME not in view.columns:
+            return self._points(grid.y, horizon)
+        uptime = _uptime(view, grid)
+        rate = last_known(_on_stream(grid.y, uptime)) * mean_of_known(uptime, LEVEL_ROWS)
+        return np.where(np.isnan(rate), last_known(grid.y), rate)
+
+    def _predict(self, view: PanelView) -> Answer:
+        if UPTIME not in view.columns:
+            none = answer_frame([], np.empty((0, self.horizon, len(LEVELS))))
+            return Answer(none, dict.fromkeys(view.series, f"no {UPTIME!r} is reported"))
+        return super()._predict(view)
+
+
 class NaivePlanned(Naive):
     """The median of the latest three rates of days on stream, times the planned uptime.
 
@@ -142,7 +171,7 @@ class NaivePlanned(Naive):
             self.errors = ErrorQuantiles(np.zeros((view.schema.horizon, len(LEVELS))), 1.0, ())
             return
         grid = grid_of(view, length=self.params.error_history)
-        uptime = self._uptime(view, grid)
+        uptime = _uptime(view, grid)
         rate = self._points(_on_stream(grid.y, uptime), 0)
         floor = level_floor(grid.y)
         level = np.maximum(mean_of_known(np.abs(grid.y), LEVEL_ROWS), floor)
@@ -158,7 +187,7 @@ class NaivePlanned(Naive):
             return Answer(none, dict.fromkeys(view.series, f"no {UPTIME!r} is planned"))
         grid = grid_of(view)
         rows = grid.rows_of(view.series)
-        y, uptime = grid.y[rows], self._uptime(view, grid)[rows]
+        y, uptime = grid.y[rows], _uptime(view, grid)[rows]
         rate = self._points(_on_stream(y, uptime), 0)[:, -1]
         # A well that never was on stream for long has no such rate: its own last value then, whatever is planned.
         ahead = view.future.sort(ID, HORIZON).get_column(UPTIME).cast(pl.Float64).fill_null(1.0).to_numpy()
@@ -174,11 +203,11 @@ class NaivePlanned(Naive):
         super()._read(folder, state)
         self.planned = bool(state["planned"])
 
-    @staticmethod
-    def _uptime(view: PanelView, grid: Grid) -> FloatArray:
-        """[N, T] share of time on stream; 1 where it is not reported."""
-        told = view.history.get_column(UPTIME).cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        return np.clip(np.nan_to_num(grid.matrix(told), nan=1.0), 0.0, 1.0)
+
+def _uptime(view: PanelView, grid: Grid) -> FloatArray:
+    """[N, T] share of time on stream; 1 where it is not reported."""
+    told = view.history.get_column(UPTIME).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+    return np.clip(np.nan_to_num(grid.matrix(told), nan=1.0), 0.0, 1.0)
 
 
 def _on_stream(y: FloatArray, uptime: FloatArray) -> FloatArray:

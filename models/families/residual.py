@@ -24,11 +24,10 @@ from models.families.crm import CrmForecaster
 from models.families.decline import Arps
 from models.families.perceptron import PerceptronGlobal
 from models.families.uptime import TwoPart
-from models.fields import UPTIME
 from models.grid import FloatArray, Grid, IntArray, answer_frame, mean_of_known
 from models.ratios import Anchor, Float32Array, RatioForecaster, RatioParams, Rows
 from nightcast.contracts.catalog import Capabilities, Uses
-from nightcast.contracts.columns import HORIZON, ID, MEDIAN, QUANTILES, TARGET, TIME
+from nightcast.contracts.columns import HORIZON, ID, MEDIAN, QUANTILES, TARGET, TIME, UPTIME
 from nightcast.contracts.panel import PanelView
 from nightcast.contracts.schema import FeatureColumn
 

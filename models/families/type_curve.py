@@ -22,7 +22,6 @@ from models.base import Answer, Forecaster, Hyperparameters
 from models.families.uptime import (
     LATEST,
     SHUT,
-    UPTIME,
     Hazard,
     MixtureErrors,
     OnStream,
@@ -34,7 +33,7 @@ from models.families.uptime import (
 from models.grid import BoolArray, FloatArray, IntArray, answer_frame, grid_of, level_floor, steps_since_known
 from models.residuals import FEWEST_ERRORS
 from nightcast.contracts.catalog import Capabilities
-from nightcast.contracts.columns import ID, LEVELS
+from nightcast.contracts.columns import ID, LEVELS, UPTIME
 from nightcast.contracts.panel import PanelView
 
 PAD, X, Y = "pad", "x_m", "y_m"
@@ -265,6 +264,8 @@ class TypeCurveParams(Hyperparameters):
         Latest wells kept as analogs.
     origins
         Past origins whose errors make the intervals of wells older than a type curve.
+    oldest
+        Wells with more known months are left out: their own history serves them better. None: nobody is.
     """
 
     max_age: int = Field(default=36, ge=2)
@@ -272,6 +273,7 @@ class TypeCurveParams(Hyperparameters):
     least: int = Field(default=5, ge=1)
     most_wells: int = Field(default=250, ge=1)
     origins: int = Field(default=24, ge=1)
+    oldest: int | None = Field(default=None, ge=1)
 
 
 class TypeCurve(Forecaster):
@@ -343,7 +345,11 @@ class TypeCurve(Forecaster):
             of = np.flatnonzero(group == its)
             width = np.maximum(rate[of, 0] * usual[of, 0], errors.floor)
             values[of] = errors.quantiles(center[of], width, shut[of])
-        return Answer(answer_frame(view.series, values))
+        oldest = self.params.oldest
+        told = wells.months <= (np.inf if oldest is None else oldest)
+        series = np.array(view.series, dtype=object)
+        reason = f"more than {oldest} months are known: no cold start"
+        return Answer(answer_frame(series[told].tolist(), values[told]), dict.fromkeys(series[~told].tolist(), reason))
 
     # -- steps -----------------------------------------------------------------------------------------------------
 

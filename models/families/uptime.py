@@ -34,11 +34,10 @@ from models.grid import (
 )
 from models.residuals import FEWEST_ERRORS
 from nightcast.contracts.catalog import Capabilities
-from nightcast.contracts.columns import HORIZON, ID, LEVELS
+from nightcast.contracts.columns import HORIZON, ID, LEVELS, UPTIME
 from nightcast.contracts.panel import PanelView
 from nightcast.contracts.source import Note
 
-UPTIME: Final = "uptime"
 PRESSURE: Final = "wbhp"
 SHUT: Final = 0.02
 """Share of a step on stream up to which a well counts as shut all step long."""

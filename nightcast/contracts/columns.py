@@ -12,6 +12,8 @@ TARGET: Final = "y"
 CUTOFF: Final = "cutoff"
 HORIZON: Final = "horizon"
 MODEL: Final = "model"
+UPTIME: Final = "uptime"
+"""Share of a step on stream, 0 to 1: a covariate that rates of days on stream and regimes are read from."""
 
 SERIES_ROLE: Final = "series_role"
 """`target` (gets a forecast) or `support` (an injector, say: seen by features, never forecast)."""

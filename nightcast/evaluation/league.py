@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MODEL, QUANTILES, TARGET, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MODEL, QUANTILES, TARGET, TIME, UPTIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.panel import PanelDataset
 from nightcast.evaluation.scores import (
@@ -31,6 +31,10 @@ NEW_ROWS: Final = 12
 """A series with fewer known values is `new`."""
 RAMP_STEPS: Final = 3
 """A series that restarted within so many steps is in `ramp_up`."""
+IDLE_UPTIME: Final = 0.1
+"""A step with less of its time on stream counts as shut in."""
+PART_UPTIME: Final = 0.5
+"""A step with less of its time on stream tells little of a full one: `ramp_up`."""
 SCALE_FLOOR: Final = 0.01
 """Smallest scale, as a share of the panel's median scale at the same cutoff."""
 LOSS_FLOOR: Final = 0.1
@@ -105,13 +109,15 @@ def by_horizon(oof: pl.DataFrame) -> pl.DataFrame:
 def segments(oof: pl.DataFrame, *, history: pl.DataFrame | None = None) -> pl.DataFrame:
     """Add `segment`, the state a series was in at the cutoff, from rows known there; the order of rows is kept.
 
-    `new`: fewer than 12 known values. `shut_in`: the last value is zero. `ramp_up`: it is not, but one of the three
-    before it is. `steady`: the rest. The first that holds counts.
+    `new`: fewer than 12 known values. `shut_in`: the last value is zero, or next to no time of its step was on stream.
+    `ramp_up`: it is neither, but less than half of the step was on stream, or one of the three steps before it was shut
+    in. `steady`: the rest. The first that holds counts.
 
     Parameters
     ----------
     history
-        `unique_id, ds, y`. None: the rows already carry `segment` (from `series_segments`, say) and are given back.
+        `unique_id, ds, y`, and `uptime` (share of the step on stream) where it is reported: `states(dataset)`. None:
+        the rows already carry `segment` (from `series_segments`, say) and are given back.
 
     Raises
     ------
@@ -124,37 +130,50 @@ def segments(oof: pl.DataFrame, *, history: pl.DataFrame | None = None) -> pl.Da
         raise ConfigError(
             "the rows have no column 'segment' and no history was given",
             expected="`unique_id, ds, y` known at the cutoffs",
-            remedy="pass history=dataset.truth(), or join series_segments(dataset, cutoffs) to the rows",
+            remedy="pass history=states(dataset), or join series_segments(dataset, cutoffs) to the rows",
         )
     check_columns(history, (ID, TIME, TARGET), what="history rows")
-    idle = pl.any_horizontal(pl.col(TARGET).shift(back).over(ID).eq(0) for back in range(1, RAMP_STEPS + 1))
-    states = (
+    told = UPTIME in history.columns
+    share = (pl.col(UPTIME).cast(pl.Float64) if told else pl.lit(1.0)).fill_nan(None).fill_null(1.0)
+    idle = pl.any_horizontal(pl.col("_shut").shift(back).over(ID) for back in range(1, RAMP_STEPS + 1))
+    known = (
         history.filter(pl.col(TARGET).cast(pl.Float64).is_finite().fill_null(False))
         .sort(ID, TIME)
         .with_columns(
+            (pl.col(TARGET).eq(0) | (share < IDLE_UPTIME)).alias("_shut"), (share < PART_UPTIME).alias("_part")
+        )
+        .with_columns(
             pl.when(pl.int_range(1, pl.len() + 1).over(ID) < NEW_ROWS)
             .then(pl.lit("new"))
-            .when(pl.col(TARGET) == 0)
+            .when("_shut")
             .then(pl.lit("shut_in"))
-            .when(idle.fill_null(False))
+            .when(pl.col("_part") | idle.fill_null(False))
             .then(pl.lit("ramp_up"))
             .otherwise(pl.lit("steady"))
             .alias(SEGMENT)
         )
     )
-    return known_at(oof, states, columns=(SEGMENT,)).with_columns(pl.col(SEGMENT).fill_null("new"))
+    return known_at(oof, known, columns=(SEGMENT,)).with_columns(pl.col(SEGMENT).fill_null("new"))
+
+
+def states(dataset: PanelDataset) -> pl.DataFrame:
+    """What `segments` reads: the known target, with the share of each step on stream where it is reported."""
+    truth = dataset.truth()
+    if UPTIME not in dataset.frame.columns or not dataset.frame.schema[UPTIME].is_numeric():
+        return truth
+    return truth.join(dataset.frame.select(ID, TIME, UPTIME), on=[ID, TIME], how="left", maintain_order="left")
 
 
 def series_segments(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.DataFrame:
     """Tell each series' segment at each cutoff, `unique_id, cutoff, segment`; series not yet begun are left out."""
     keys = _grid(dataset, cutoffs)
-    return segments(keys, history=dataset.truth()).sort(ID, CUTOFF)
+    return segments(keys, history=states(dataset)).sort(ID, CUTOFF)
 
 
 def series_facts(dataset: PanelDataset, cutoffs: Sequence[datetime]) -> pl.DataFrame:
     """Each series' `scale` and `segment` at each cutoff, from rows known there."""
     scale = series_scale(dataset, cutoffs)
-    return segments(scale, history=dataset.truth()) if scale.height else scale.with_columns(pl.lit("").alias(SEGMENT))
+    return segments(scale, history=states(dataset)) if scale.height else scale.with_columns(pl.lit("").alias(SEGMENT))
 
 
 def loss_scale_expr() -> pl.Expr:

@@ -149,6 +149,31 @@ def test_segments_tell_the_state_of_a_series_at_the_cutoff():
     }
 
 
+def test_where_uptime_is_reported_a_step_with_little_of_it_is_no_steady_one():
+    shares = {
+        "full": [1.0] * 14,
+        "unknown": [1.0] * 13 + [None],
+        "two_days": [1.0] * 13 + [0.05],
+        "part": [1.0] * 13 + [0.3],
+        "back_after_two_days": [1.0] * 12 + [0.05, 1.0],
+        "back_after_part": [1.0] * 12 + [0.3, 1.0],
+    }
+    history = panel(dict.fromkeys(shares, [10.0] * 14)).truth().sort("unique_id", "ds")
+    told = pl.concat([pl.DataFrame({"uptime": shares[name]}, {"uptime": pl.Float64}) for name in sorted(shares)])
+    oof = rows("m", {name: [0.0] for name in shares}).with_columns(cutoff=pl.lit(month(13)))
+
+    found = dict(segments(oof, history=history.hstack(told)).select("unique_id", "segment").rows())
+
+    assert found == {
+        "full": "steady",
+        "unknown": "steady",
+        "two_days": "shut_in",
+        "part": "ramp_up",
+        "back_after_two_days": "ramp_up",
+        "back_after_part": "steady",
+    }
+
+
 def test_segments_know_nothing_of_what_came_after_the_cutoff():
     history = panel(HISTORIES).truth()
     later = pl.DataFrame({"unique_id": ["steady"], "ds": [month(14)], "y": [0.0]})

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.families.naive import NaiveLast, NaivePlanned
+from models.families.naive import NaiveLast, NaivePlanned, NaiveUptime
 from models.grid import median_of_known
 from nightcast.contracts.panel import PanelDataset, PanelView
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
@@ -109,5 +109,36 @@ def test_nights_with_a_known_plan_hold_themselves_against_it_and_nights_without_
         )
         return panel_workload(spec, Path()).baselines
 
-    assert "naive_planned" in baselines(plan="known")
+    assert {"naive_planned", "naive_uptime"} <= set(baselines(plan="known"))
     assert "naive_planned" not in baselines()
+    assert "naive_uptime" in baselines()
+
+
+def test_without_a_plan_the_last_producing_day_rate_is_carried_on_at_the_wells_own_mean_uptime() -> None:
+    rates = [100.0] * 9 + [50.0] * 10 + [80.0, 999.0] + [1.0] * 3
+    uptime = [0.2] * 9 + [1.0] * 9 + [0.5, 0.5, 0.02] + [1.0] * 3
+    view = field(rates, uptime, role="past")
+
+    told = NaiveUptime().fit(view, seed=1).predict(view).frame.sort("horizon")
+
+    usual = float(np.mean(uptime[9:21]))  # the twelve steps to the cutoff
+    assert told.get_column("q50").to_list() == pytest.approx([80.0 * usual] * 3, rel=0.1)
+
+
+def test_at_full_uptime_it_is_the_last_value() -> None:
+    view = field([100.0] * 10 + [60.0, 70.0] * 7, [1.0] * 24, role="past")
+
+    ours, last = (model.fit(view, seed=1).predict(view).frame for model in (NaiveUptime(), NaiveLast()))
+
+    assert ours.equals(last)
+
+
+def test_where_uptime_is_not_reported_the_naive_of_uptime_leaves_everyone_out() -> None:
+    view = field([100.0] * 24, [1.0] * 24, role="past")
+    schema = PanelSchema(freq="MS", horizon=3, lower=0.0)
+    data = PanelDataset(view.history.drop("uptime"), schema, {}, as_of=CUTOFF)
+    model = NaiveUptime().fit(data.view(CUTOFF), seed=1)
+
+    answer = model.predict(data.view(CUTOFF))
+
+    assert answer.frame.height == 0

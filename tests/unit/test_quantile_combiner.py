@@ -180,7 +180,7 @@ def test_greedy_weights_are_shares_of_the_additions():
 def test_greedy_keeps_the_cautions_of_the_simplex():
     oof = rows({"good": 1.0, "bad": 12.0, "naive": 9.0}, origins=4, series=40)
 
-    few = QuantileCombiner(clearly=math.inf).fit(oof, GREEDY, baselines=[])["weights"]["1"]
+    few = QuantileCombiner(doubt=math.inf).fit(oof, GREEDY, baselines=[])["weights"]["1"]
     floored = QuantileCombiner(trim=1.0, caution=0.0).fit(oof, GREEDY, baselines=["naive"])["weights"]["1"]
     beaten = QuantileCombiner().fit(rows({"a": 20.0, "naive": 1.0}), GREEDY, baselines=["naive"])
 

@@ -388,3 +388,15 @@ def eddy_county_liquid() -> PanelDataset:
         .sort(ID, TIME)
     )
     return PanelDataset(grid, schema, {}, as_of=as_of)
+
+
+def test_with_an_oldest_month_count_only_young_wells_are_answered_and_theirs_are_the_same_numbers() -> None:
+    wells = {f"w{i:02d}": 100 * curve(np.arange(40 + i)) for i in range(12)} | {"young": 80 * curve(np.arange(5))}
+    view = view_of(wells)
+
+    everyone, few = (TypeCurve(**params).fit(view, seed=1) for params in ({}, {"oldest": 12}))
+
+    young = everyone.predict(view).frame.filter(pl.col(ID) == "young")
+    assert few.predict(view).frame.equals(young)
+    assert set(few.left_out(view)) == set(wells) - {"young"}
+    assert "more than 12 months" in few.left_out(view)["w00"]

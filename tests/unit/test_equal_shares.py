@@ -1,4 +1,4 @@
-"""Which members share no equal part of the weights: those worse than the best by more than chance, and only those."""
+"""Who has how much of an equal share: less if worse than the best by more than chance, and the naive family one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from datetime import datetime
 
 import numpy as np
 import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.ensembles.cubes import cubes_of
-from models.ensembles.quantiles import QuantileCombiner, clearly_worse
+from models.ensembles.quantiles import QuantileCombiner, equal_shares, errors_above_best
 from nightcast.contracts.columns import QUANTILES
+from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.recipe import CombinerPlan
 
 BEST, OTHER, NAIVE = "best", "other", "naive"
@@ -36,12 +40,14 @@ def rows(*, series: int, origins: int, own: float, shared: float, seed: int = 1,
 
 
 def flagged(frame: pl.DataFrame) -> dict[str, bool]:
+    """Who is more than one and a half standard errors above the best."""
     members, cubes = cubes_of(frame)
     everything = {h: np.ones(len(cube.y), dtype=bool) for h, cube in cubes.items()}
     pooled = np.array(
         [np.concatenate([cube.member_loss[:, i] for cube in cubes.values()]).mean() for i in range(len(members))]
     )
-    return dict(zip(members, clearly_worse(cubes, everything, pooled, QuantileCombiner.clearly).tolist(), strict=True))
+    above = errors_above_best(cubes, everything, pooled)
+    return dict(zip(members, (above > 1.5).tolist(), strict=True))
 
 
 def test_a_member_that_is_worse_in_every_series_and_month_is_told_apart() -> None:
@@ -89,3 +95,38 @@ def test_the_clearly_worse_get_next_to_no_weight_but_the_baseline_keeps_its_floo
     assert weights[OTHER] < 0.01
     assert weights[NAIVE] >= 0.05 - 1e-9
     assert weights[BEST] > 0.9
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=8), st.data())
+def test_shares_sum_to_one_and_the_naive_family_weighs_what_its_best_member_would(
+    belief: list[float], data: st.DataObject
+) -> None:
+    naive = sorted(data.draw(st.sets(st.integers(0, len(belief) - 1))))
+    others = [i for i in range(len(belief)) if i not in naive]
+
+    shares = equal_shares(np.array(belief), naive)
+
+    assert shares.sum() == pytest.approx(1)
+    unit = sum(belief[i] for i in others) + max((belief[i] for i in naive), default=0.0)
+    assert shares[naive].sum() == pytest.approx(max((belief[i] for i in naive), default=0.0) / unit)
+    assert shares[others] == pytest.approx([belief[i] / unit for i in others])
+
+
+def test_shares_of_nobody_are_refused() -> None:
+    with pytest.raises(ValueError, match="no member has a share"):
+        equal_shares(np.zeros(3), [0])
+
+
+def test_before_any_origin_has_closed_all_naive_members_together_have_one_members_share() -> None:
+    frame = rows(series=4, origins=3, own=0.1, shared=0.0)
+    again = frame.filter(pl.col("model") == NAIVE).with_columns(model=pl.lit("naive_too"))
+
+    out = QuantileCombiner().prequential_oof(
+        pl.concat([frame, again]), CombinerPlan(), [NAIVE, "naive_too"], 3, Frequency.parse("MS")
+    )
+
+    first = out.filter(pl.col("cutoff") == pl.col("cutoff").min()).sort("unique_id", "horizon")
+    keys = ["unique_id", "cutoff", "horizon"]
+    mean = frame.group_by(keys).agg(pl.col("q50").mean()).sort("unique_id", "horizon")
+    theirs = first.join(mean, on=keys, suffix="_mean")
+    assert (theirs["q50"] - theirs["q50_mean"]).abs().max() < 1e-9
