@@ -239,7 +239,7 @@ def _information(spec: WorkloadFile) -> str:
     if spec.source.plan is None:
         return "future unknown (U)"
     if spec.source.kind == "field_generator":
-        return {"known": "plan known (P)", "noisy": "plan with noise (N)"}[spec.source.plan]
+        return {"known": "plan known, as carried out (P)", "noisy": "plan with noise (N)"}[spec.source.plan]
     return "plan known (P)"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -65,6 +65,10 @@ class QuantileCombiner:
     baseline keeps at least `naive_floor`. A stack is held back towards the learned weights in the same measure. Given
     weights are taken as they are, without shrinkage or floor.
 
+    Series differ in who forecasts them well: learned weights (not those of a stack) are multiplied, series by series,
+    by `exp(-steep t r)`, where `r` is by how much a member's mean loss on the series is above the least, relative to
+    it, and `t = n / (n + 1)` the trust in `n` independent origins (target times over horizons).
+
     If the combination, however it was made, did worse than the best baseline on origins later than those it was learned
     from, by more than chance, that baseline takes the whole weight at every horizon it forecasts. Members are compared
     by their losses over all horizons; one horizon's rows tell too little.
@@ -83,6 +87,8 @@ class QuantileCombiner:
     doubt
         A member whose loss is `z` standard errors above the best member's has `exp(-(z / doubt)^2 / 2)` of an equal
         share: how likely so large a difference is between two that are as good.
+    steep
+        How steeply weights of a series follow the losses on it. 0: all series have the same weights.
     diverged
         A member, no baseline, whose loss is more than so many times the members' median gets no weight, unless no
         other member forecasts the horizon.
@@ -103,6 +109,7 @@ class QuantileCombiner:
     trim: float = 1.1
     patience: float = 12.0
     doubt: float = 1.0
+    steep: float = 2.0
     diverged: float = 10.0
     max_rows: int = 4000
     judged_origins: int = 3
@@ -123,10 +130,11 @@ class QuantileCombiner:
         Returns
         -------
         dict
-            `method`, `members`, `weights` (horizon -> label -> weight, each horizon sums to one), `stack` if there is
-            one, and `evidence` (horizon -> its rows and origins; the origins judged, the loss of combination and best
-            baseline on them, over all horizons; whether the guard acted there; what was done, `given` for the plan's
-            own weights, and why it is not what was asked), as JSON values.
+            `method`, `members`, `weights` (horizon -> label -> weight, each horizon sums to one), `series` (series ->
+            label -> factor of the weights there), `stack` if there is one, and `evidence` (horizon -> its rows and
+            origins; the origins judged, the loss of combination and best baseline on them, over all horizons; whether
+            the guard acted there; what was done, `given` for the plan's own weights, and why it is not what was asked),
+            as JSON values.
 
         Raises
         ------
@@ -163,6 +171,9 @@ class QuantileCombiner:
                 "why": taught.why,
             }
         table: dict[str, Any] = {"method": plan.method, "members": members, "weights": weights, "evidence": evidence}
+        table["series"] = {
+            name: dict(zip(members, factor.tolist(), strict=True)) for name, factor in taught.factors.items()
+        }
         if taught.stack is not None:
             stacked = [int(horizon) for horizon, its in evidence.items() if not its["guard"]]
             table["stack"] = {**taught.stack.to_json(members), "horizons": stacked}
@@ -203,6 +214,9 @@ class QuantileCombiner:
         }
         for horizon, source in nearest.items():
             share[wanted == horizon] = [learnt[source].get(label, 0.0) for label in labels]
+        by_series: dict[str, dict[str, float]] = weights.get("series", {})
+        factors = {name: np.array([its.get(label, 1.0) for label in labels]) for name, its in by_series.items()}
+        share *= _factors_at(keys, factors, len(labels))
         out = combined(values, share)
         if stacked:
             stack = Stack.from_json(stacked, labels)
@@ -292,7 +306,7 @@ class QuantileCombiner:
                     continue
                 at = cube.origin == cube.cutoffs.index(cutoff)
                 its = out[horizon]
-                its.values[at] = taught.combine(horizon, cube.values[at])
+                its.values[at] = taught.combine(horizon, cube.values[at], cube.keys.filter(pl.Series(at)))
                 its.losses[at] = pinball(its.values[at], cube.y[at], cube.scale[at])
                 # Given weights never saw an outcome: every origin is a later one to them.
                 its.learnt[at] = plan.weights is not None or bool(closed[horizon].any())
@@ -325,12 +339,13 @@ class QuantileCombiner:
             horizon: self._learn(cube, rows[horizon], plan, naive, pooled, belief) if rows[horizon].any() else alike
             for horizon, cube in cubes.items()
         }
+        factors = self._by_series(cubes, rows) if self.steep else {}
         if plan.method != "stacking":
-            return _Taught(weights, learnt)
+            return _Taught(weights, learnt, factors=factors)
         origins = len({cube.cutoffs[i] for h, cube in cubes.items() for i in np.unique(cube.origin[rows[h]])})
         if origins <= self.stack_origins:
             why = f"{origins} origins, and stacking needs more than {self.stack_origins}: the learned weights serve"
-            return _Taught(weights, learnt, why)
+            return _Taught(weights, learnt, why, factors=factors)
         sound = tuple(int(i) for i in np.flatnonzero(np.isfinite(pooled)))
         stack = fit_stack(
             cubes,
@@ -343,6 +358,25 @@ class QuantileCombiner:
             max_rows=self.max_rows,
         )
         return _Taught(weights, "stacking", stack=stack)
+
+    def _by_series(self, cubes: Mapping[int, Cube], rows: Mapping[int, Bools]) -> dict[str, Floats]:
+        """Factors of the members' weights, series by series; 1 for a member without a row of the series."""
+        keys = pl.concat([cube.keys.filter(pl.Series(rows[h])).select(ID, TIME) for h, cube in cubes.items()])
+        losses = np.concatenate([cube.member_loss[rows[h]] for h, cube in cubes.items()])
+        told = keys.group_by(ID).agg(pl.col(TIME).n_unique().alias("times")).sort(ID)
+        series = keys.get_column(ID).rank("dense").cast(pl.Int64).to_numpy() - 1
+        present = np.isfinite(losses)
+        total, count = np.zeros((2, told.height, losses.shape[1]))
+        np.add.at(total, series, np.where(present, losses, 0.0))
+        np.add.at(count, series, present)
+        mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+        best = np.nanmin(mean, axis=1, keepdims=True)
+        relative = np.divide(mean - best, best, out=np.zeros(mean.shape), where=(best > 0) & (count > 0))
+        independent = told.get_column("times").to_numpy() / max(1, len(cubes))
+        trust = (independent / (independent + 1.0))[:, None]
+        # A member may be very bad on a series, and is as good as left out long before six times the least loss.
+        factor = np.exp(-self.steep * trust * np.minimum(relative, 5.0))
+        return dict(zip(told.get_column(ID).to_list(), factor, strict=True))
 
     def _held_back(self, plan: CombinerPlan, origins: int) -> float:
         """How far what was learned is moved towards what needs no learning."""
@@ -477,10 +511,11 @@ class _Taught:
     method: Literal["given", "mean", "weighted", "greedy", "stacking"]
     why: str | None = None
     stack: Stack | None = None
+    factors: dict[str, Floats] = field(default_factory=dict)
 
-    def combine(self, horizon: int, values: Floats) -> Floats:
-        """Quantiles (rows, levels) of members (rows, members, levels)."""
-        base = combined(values, self.weights[horizon])
+    def combine(self, horizon: int, values: Floats, keys: pl.DataFrame) -> Floats:
+        """Quantiles (rows, levels) of members (rows, members, levels), of the series that `keys` names."""
+        base = combined(values, self.weights[horizon] * _factors_at(keys, self.factors, values.shape[1]))
         return base if self.stack is None else self.stack.shifted(base, values, horizon)
 
 
@@ -496,6 +531,15 @@ class _Nested:
     def empty(cls, cube: Cube) -> _Nested:
         rows = len(cube.y)
         return cls(np.full((rows, len(QUANTILES)), np.nan), np.full(rows, np.nan), np.zeros(rows, dtype=bool))
+
+
+def _factors_at(keys: pl.DataFrame, factors: Mapping[str, Floats], members: int) -> Floats:
+    """(rows, members): what each row's series multiplies the weights with; 1 where nothing is known of it."""
+    out = np.ones((keys.height, members))
+    if factors:
+        nothing = np.ones(members)
+        out[:] = [factors.get(name, nothing) for name in keys.get_column(ID).to_list()]
+    return out
 
 
 def _places(members: list[str], baselines: Sequence[str]) -> list[int]:

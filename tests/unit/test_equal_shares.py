@@ -14,6 +14,7 @@ from models.ensembles.cubes import cubes_of
 from models.ensembles.quantiles import QuantileCombiner, equal_shares, errors_above_best
 from nightcast.contracts.columns import QUANTILES
 from nightcast.contracts.frequency import Frequency
+from nightcast.contracts.prediction import Quantiles
 from nightcast.contracts.recipe import CombinerPlan
 
 BEST, OTHER, NAIVE = "best", "other", "naive"
@@ -130,3 +131,58 @@ def test_before_any_origin_has_closed_all_naive_members_together_have_one_member
     mean = frame.group_by(keys).agg(pl.col("q50").mean()).sort("unique_id", "horizon")
     theirs = first.join(mean, on=keys, suffix="_mean")
     assert (theirs["q50"] - theirs["q50_mean"]).abs().max() < 1e-9
+
+
+def split(origins: int = 12) -> pl.DataFrame:
+    """Two halves of a panel: `best` errs by 1 on one and by 3 on the other, `other` the other way round."""
+    frame = rows(series=10, origins=origins, own=0.0, shared=0.0, gap=0.0)
+    first = pl.col("unique_id") < "s05"
+    error = {BEST: pl.when(first).then(1.0).otherwise(3.0), OTHER: pl.when(first).then(3.0).otherwise(1.0)}
+    moved = pl.when(pl.col("model") == BEST).then(error[BEST]).when(pl.col("model") == OTHER).then(error[OTHER])
+    return frame.filter(pl.col("model") != NAIVE).with_columns((100.0 + moved).alias(q) for q in QUANTILES)
+
+
+def medians(frame: pl.DataFrame, combiner: QuantileCombiner) -> dict[str, float]:
+    """Mean error of the applied ensemble, by series."""
+    members = {
+        str(name): Quantiles.of(part.select("unique_id", "ds", "cutoff", "horizon", *QUANTILES))
+        for (name,), part in frame.partition_by("model", as_dict=True).items()
+    }
+    out = combiner.apply(members, combiner.fit(frame, CombinerPlan(), baselines=[])).frame
+    return dict(out.group_by("unique_id").agg((pl.col("q50") - 100.0).mean()).sort("unique_id").iter_rows())
+
+
+def test_series_lean_towards_the_members_that_forecast_them_well() -> None:
+    alike, leaning = (medians(split(), QuantileCombiner(steep=steep)) for steep in (0.0, 2.0))
+
+    assert all(error == pytest.approx(2.0, abs=0.2) for error in alike.values())
+    assert all(leaning[name] < alike[name] - 0.5 for name in alike)
+
+
+def test_the_fewer_origins_a_series_has_the_less_it_leans() -> None:
+    few, many = (medians(split(origins), QuantileCombiner()) for origins in (3, 24))
+
+    assert all(1.0 < many[name] < few[name] < 2.1 for name in many)
+
+
+def test_a_series_that_was_never_seen_has_the_panels_weights() -> None:
+    frame, combiner = split(), QuantileCombiner()
+    table = combiner.fit(frame, CombinerPlan(), baselines=[])
+    stranger = frame.filter(pl.col("unique_id") == "s00").with_columns(unique_id=pl.lit("new"))
+    members = {
+        str(name): Quantiles.of(part.select("unique_id", "ds", "cutoff", "horizon", *QUANTILES))
+        for (name,), part in stranger.partition_by("model", as_dict=True).items()
+    }
+
+    told = combiner.apply(members, table).frame.sort("horizon")
+    shared = combiner.apply(members, {**table, "series": {}}).frame.sort("horizon")
+
+    assert told.equals(shared)
+    assert not told.equals(combiner.apply(members, {**table, "series": {"new": table["series"]["s00"]}}).frame)
+
+
+def test_a_stack_and_given_weights_know_no_series() -> None:
+    given = QuantileCombiner().fit(split(), CombinerPlan(weights={BEST: 0.3, OTHER: 0.7}), baselines=[])
+    stack = QuantileCombiner(stack_origins=3).fit(split(), CombinerPlan(method="stacking"), baselines=[])
+
+    assert given["series"] == stack["series"] == {}
