@@ -72,12 +72,15 @@ class OnStream:
         `[N, T]` rate of days on stream, where there are enough of them.
     pressure
         `[N, T]` bottom-hole pressure, bar.
+    guessed
+        `[N, T]` where a missing rate was taken for a shut step because a later one is known; None: nowhere.
     """
 
     y: FloatArray
     share: FloatArray
     rate: FloatArray
     pressure: FloatArray
+    guessed: BoolArray | None = None
 
     @classmethod
     def of(cls, y: FloatArray, uptime: FloatArray | None = None, pressure: FloatArray | None = None) -> OnStream:
@@ -92,12 +95,18 @@ class OnStream:
         return cls(np.where(y < 0, 0.0, y), share, rate, bar)
 
     def before(self, step: int) -> OnStream:
-        """The first `step` steps only."""
-        return OnStream(*(its[:, :step] for its in (self.y, self.share, self.rate, self.pressure)))
+        """The first `step` steps only, as they were known then: a missing rate was not yet told to be a shut step."""
+        y, share, rate, pressure = (its[:, :step] for its in (self.y, self.share, self.rate, self.pressure))
+        if self.guessed is None:
+            return OnStream(y, share, rate, pressure)
+        told = _later_known(y)
+        guessed = self.guessed[:, :step] & told
+        return OnStream(y, np.where(self.guessed[:, :step] & ~told, np.nan, share), rate, pressure, guessed)
 
     def rows(self, rows: IntArray) -> OnStream:
         """Some wells only."""
-        return OnStream(*(its[rows] for its in (self.y, self.share, self.rate, self.pressure)))
+        guessed = None if self.guessed is None else self.guessed[rows]
+        return OnStream(self.y[rows], self.share[rows], self.rate[rows], self.pressure[rows], guessed)
 
     def usual_uptime(self) -> FloatArray:
         """`[N]` share on stream to expect of a producing step: see `usual_share`."""
@@ -114,10 +123,15 @@ def on_stream_of(view: PanelView, grid: Grid, *, missing_is_shut: bool = True) -
     past = OnStream.of(grid.y, uptime, covariate_of(view, grid, PRESSURE))
     if not missing_is_shut:
         return past
-    known = ~np.isnan(grid.y)
     before = np.cumsum(np.nan_to_num(grid.y, nan=0.0) > 0, axis=1) > 0
-    after = np.cumsum(known[:, ::-1], axis=1)[:, ::-1] > 0
-    return replace(past, share=np.where(np.isnan(past.share) & before & after, 0.0, past.share))
+    guessed = np.isnan(past.share) & before & _later_known(grid.y)
+    return replace(past, share=np.where(guessed, 0.0, past.share), guessed=guessed)
+
+
+def _later_known(y: FloatArray) -> BoolArray:
+    """`[N, T]`: whether a value is known at the step or after it."""
+    known = ~np.isnan(y)
+    return np.asarray(np.cumsum(known[:, ::-1], axis=1)[:, ::-1] > 0)
 
 
 def covariate_of(view: PanelView, grid: Grid, name: str) -> FloatArray | None:

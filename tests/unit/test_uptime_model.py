@@ -94,6 +94,20 @@ def test_a_missing_month_between_known_ones_counts_as_shut() -> None:
     assert np.isnan(on_stream_of(view, grid, missing_is_shut=False).share[0, [-4, -3]]).all()
 
 
+@pytest.mark.parametrize("step", range(1, 9))
+def test_an_earlier_origin_knows_of_missing_months_what_a_forecast_made_then_would_have_known(step: int) -> None:
+    values = [5.0, NAN, 4.0, NAN, NAN, 3.0, NAN, 2.0]
+
+    def told(known: list[float]) -> OnStream:
+        view = view_of({"w": {TARGET: known}})
+        return on_stream_of(view, grid_of(view))
+
+    later, then = told(values).before(step), told(values[:step])
+
+    np.testing.assert_array_equal(later.share[0], then.share[0, -step:])
+    np.testing.assert_array_equal(later.before(step).share, later.share)
+
+
 def test_the_producing_day_rate_divides_by_uptime_where_that_is_believable() -> None:
     past = OnStream.of(np.array([[5.0, 0.2, 6.0, 0.0]]), np.array([[0.5, 0.05, NAN, 0.4]]))
 
