@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append", help="of a generated field; may be repeated")
     parser.add_argument("--workload", type=Path)
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--case", action="append", help="a line of the table, such as 'fourier alone'; may be repeated")
     chosen = parser.parse_args()
     specs: dict[str, Any] = {f"seed {seed}": generated(seed) for seed in chosen.seed or ()}
     if chosen.workload is not None:
@@ -47,6 +48,9 @@ def main() -> None:
     cases = {"none": [], "all": every}
     cases |= {f"all but {name}": [other for other in every if other != name] for name in every}
     cases |= {f"{name} alone": [name] for name in every}
+    if unknown := sorted(set(chosen.case or ()) - set(cases)):
+        parser.error(f"no such case as {unknown[0]!r}; some of {', '.join(cases)}")
+    cases = {case: blocks for case, blocks in cases.items() if not chosen.case or case in chosen.case}
     naive: dict[str, dict[str, Any]] = {name: {} for name in specs}
     rows = []
     for case, blocks in cases.items():

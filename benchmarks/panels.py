@@ -21,6 +21,8 @@ from workloads.panel import panel_workload
 
 KEYS = (ID, TIME, CUTOFF, HORIZON)
 NAIVE = ("naive_last", "naive_mean3", "ses")
+NAIVE_ALL = (*NAIVE, "naive_uptime")
+"""With the one that reads past uptime; it answers only where uptime is reported."""
 Factory = Callable[[], Any]
 
 

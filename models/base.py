@@ -160,7 +160,7 @@ class Forecaster(ABC):
         """What the fitted model can tell of what it found, as tables for the report; nothing by default.
 
         `connectivity` holds `injector, producer, f, f_low, f_high, identifiable`, `attention` what
-        `AttentionTSMixerx.attention` returns.
+        `AttentionTSMixerx.attention` returns, `attention_check` what its knock-outs do.
         """
         return {}
 

@@ -76,7 +76,9 @@ def attention(morning: Morning) -> Chapter | None:
     found = _evidence(morning, "attention")
     if found is None:
         return None
-    return attention_chapter(found["attention"], freq_word=morning.raw.panel.freq.word)
+    return attention_chapter(
+        found["attention"], freq_word=morning.raw.panel.freq.word, check=found.get("attention_check")
+    )
 
 
 def _evidence(morning: Morning, kind: str) -> Mapping[str, pl.DataFrame] | None:

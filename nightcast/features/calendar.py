@@ -17,6 +17,8 @@ from nightcast.features.windows import sizes
 # A Monday, so that weeks and daily seasons of 7 start together.
 _EPOCH: Final = datetime(1973, 1, 1)
 _EPOCH_COLUMN: Final = "_epoch"
+PAIRS: Final = 3
+"""Fourier pairs where none are asked for."""
 
 
 def calendar(frame: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
@@ -41,9 +43,16 @@ def calendar(frame: pl.DataFrame, schema: PanelSchema) -> pl.DataFrame:
     return frame.with_columns(column.cast(pl.Float64) for column in columns)
 
 
-def fourier(frame: pl.DataFrame, schema: PanelSchema, *, pairs: int = 2, season: int | None = None) -> pl.DataFrame:
-    """`fourier_sin_<k>`, `fourier_cos_<k>`, k = 1..`pairs`, of the season (None: the frequency's own, in steps)."""
+def fourier(
+    frame: pl.DataFrame, schema: PanelSchema, *, pairs: int | None = None, season: int | None = None
+) -> pl.DataFrame:
+    """`fourier_sin_<k>`, `fourier_cos_<k>`, k = 1..`pairs`, of the season (None: the frequency's own, in steps).
+
+    Without `pairs` there are three, or as many as a season of fewer than six steps can have.
+    """
     length = schema.freq.season_length if season is None else season
+    if pairs is None:
+        pairs = max(1, min(PAIRS, length // 2)) if isinstance(length, int) else PAIRS
     (pairs,) = sizes([pairs], "fourier.pairs")
     if not isinstance(length, int) or length < 2 or 2 * pairs > length:
         raise ConfigError(

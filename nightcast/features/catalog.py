@@ -45,6 +45,12 @@ class FeatureBlock:
         Columns of which the opposite is true.
     prefix
         What the columns' names start with.
+    also
+        Columns whose names are the field's own and start otherwise.
+    cedes
+        Column -> the block that makes it in this one's stead where a recipe has both, and the name it has then.
+    after
+        Whether it may read other blocks' columns, and so runs after them.
     needs
         Columns without which the block is skipped, with a note.
     remarks
@@ -59,6 +65,9 @@ class FeatureBlock:
     prefix: str
     needs: tuple[str, ...] = ()
     scaled_except: frozenset[str] = field(default_factory=frozenset)
+    also: frozenset[str] = field(default_factory=frozenset)
+    cedes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    after: bool = False
     remarks: Callable[[pl.DataFrame, PanelSchema], tuple[Note, ...]] = _nothing
 
     def is_scaled(self, column: str) -> bool:
@@ -96,6 +105,7 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
         "inj_",
         needs=(injection.INJECTION,),
         scaled_except=frozenset({"inj_to_rate"}),
+        cedes={injection.SUPPORT: ("crm_support", injection.BY_DISTANCE)},
         remarks=injection.remarks,
     ),
     FeatureBlock(
@@ -106,6 +116,8 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
         "injected water that reaches a producer, by a capacitance-resistance fit on earlier years",
         "crm_",
         needs=(injection.INJECTION,),
+        scaled_except=frozenset({injection.SUPPORT}),
+        also=frozenset({injection.SUPPORT}),
         remarks=connectivity.remarks,
     ),
     FeatureBlock(
@@ -151,7 +163,13 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
     ),
     FeatureBlock("decline", production.decline, "past", True, "exponential decline carried on from here", "dca_"),
     FeatureBlock(
-        "embedding", production.embedding, "past", False, "principal components of the shape of the last year", "emb_"
+        "embedding",
+        production.embedding,
+        "past",
+        False,
+        "principal components of the shape of the last year: target, pressure, injection",
+        "emb_",
+        after=True,
     ),
     FeatureBlock("age", calendar.age, "plan", False, "steps since the series began", "age_"),
 )
@@ -168,7 +186,7 @@ def build_features(
     frame
         What `regular_grid` returns: target and support series; support rows stay in (`apart` takes them out).
     choices
-        Blocks and parameters, run in order on the frame as given: no block sees another one's columns.
+        Blocks and parameters. All see the frame as given; those that come `after` also the others' columns.
     as_of
         Last known time; past columns of later rows are emptied (None: they carry on with what was known).
 
@@ -183,28 +201,43 @@ def build_features(
         If a block or parameter is unknown, or two choices make the same column.
     """
     frame = _checked(frame, schema)
-    made: list[pl.Series] = []
-    columns: dict[str, FeatureColumn] = {}
     notes: list[Note] = []
+    asked: list[tuple[FeatureChoice, FeatureBlock]] = []
     for choice in choices:
         block = _block(choice)
         missing = [name for name in block.needs if name not in frame.columns]
         if missing:
             detail = f"Feature block {block.name!r} was skipped: the data have no column {', '.join(missing)}."
             notes.append(Note("feature_block_skipped", 0, detail))
-            continue
-        built = block.build(frame, schema, **choice.params)
-        for name in built.columns[frame.width :]:
-            if name in columns:
+        else:
+            asked.append((choice, block))
+    there = {block.name for _, block in asked}
+    built: dict[int, list[pl.Series]] = {}
+    columns: dict[str, FeatureColumn] = {}
+    seen = frame
+    for place in sorted(range(len(asked)), key=lambda place: asked[place][1].after):
+        choice, block = asked[place]
+        given = seen if block.after else frame
+        own = block.build(given, schema, **choice.params)
+        built[place] = []
+        for name in own.columns[given.width :]:
+            to, other = block.cedes.get(name, ("", name))
+            called = other if to in there else name
+            if called in columns:
                 raise ConfigError(
-                    f"the feature column {name!r} is made twice (block {block.name!r})",
+                    f"the feature column {called!r} is made twice (block {block.name!r})",
                     expected="each column once",
                     remedy="join the two choices into one, or give them parameters that do not overlap",
                 )
-            columns[name] = FeatureColumn(role=block.role, scaled=block.is_scaled(name), block=block.name)
-            made.append(built.get_column(name).cast(pl.Float64))
+            columns[called] = FeatureColumn(role=block.role, scaled=block.is_scaled(name), block=block.name)
+            built[place].append(own.get_column(name).cast(pl.Float64).alias(called))
+        if not block.after:
+            seen = seen.with_columns(built[place])
+    for _, block in asked:
         notes += block.remarks(frame, schema)
+    made = [column for place in range(len(asked)) for column in built[place]]  # in the order of the choices
     frame = frame.with_columns(made)
+    columns = {column.name: columns[column.name] for column in made}
     if as_of is not None:
         past = [name for name, column in columns.items() if column.role == "past"]
         frame = frame.with_columns(pl.when(pl.col(TIME) <= as_of).then(pl.col(name)).alias(name) for name in past)

@@ -6,6 +6,7 @@ to the distance prior, no injector giving more than it injects. A calendar year 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Final
@@ -17,7 +18,7 @@ from nightcast.contracts.columns import ID, TARGET, TIME
 from nightcast.contracts.schema import PanelSchema
 from nightcast.contracts.source import Note
 from nightcast.features.history import PRESSURE, UPTIME
-from nightcast.features.injection import INJECTION, X, Y, is_injector, is_producer
+from nightcast.features.injection import INJECTION, SUPPORT, X, Y, is_injector, is_producer
 from nightcast.features.windows import (
     Flags,
     Floats,
@@ -30,6 +31,8 @@ from nightcast.features.windows import (
     values_of,
 )
 from nightcast.physics import Crm, CrmParams, Waterflood, fit_crm
+from nightcast.physics.balance import Slots
+from nightcast.physics.tank import arriving
 from nightcast.physics.waterflood import carried
 
 QUICK: Final = CrmParams(
@@ -39,10 +42,12 @@ QUICK: Final = CrmParams(
     noises=(0.04, 0.1),
     delays=(20.0,),
     rounds=1,
-    # Intervals are not asked for; one draw costs less than those from the curvature.
-    draws=1,
+    # Enough for a standard deviation good to a tenth.
+    draws=60,
 )
 """A fit coarse enough to be made once a year of the history."""
+_INTERVAL_WIDTH: Final = 3.29
+"""Standard deviations between the ends of the fit's 90 % intervals."""
 
 
 def crm_support(
@@ -53,13 +58,18 @@ def crm_support(
     least_history: int = 24,
     window: int = 120,
     most_wells: int = 400,
+    changes: Sequence[int] = (1, 3, 6),
 ) -> pl.DataFrame:
     """Injected water that reaches each producer by a fit of the field on rows before the row's calendar year.
 
-    `crm_support_share` = sum_i f_ij EWMA_ij(I_i) over the mean of the last 12 known values of the target;
-    `crm_support_change_3` the support's relative change over three steps, of one and the same fit;
-    `crm_support_to_come` by how much it will rise, relatively, once all of what is injected now has arrived. All are
-    missing for wells that the fit did not know, for support series, and in years before there is a fit.
+    `inj_wwir_lag_weighted` = sum_i f_ij EWMA_ij(I_i), in the unit of `wwir`, and about it: `crm_support_share` its
+    ratio to the mean of the last 12 known values of the target; `crm_support_change_<k>` its relative change over k
+    steps, both ends by one fit; `crm_support_to_come` by how much it will rise, relatively, once all of what is
+    injected now has arrived; `crm_support_sd` its posterior standard deviation, relatively (intervals of the pairs by
+    resampled blocks of months, pairs taken as independent); `crm_vrr` its ratio to the target, a local voidage
+    replacement; `crm_vrr_cumulative` the same of the volumes since the fit's first step; `crm_largest_share` share
+    of it that is lost if its largest injector stops; `crm_lag_days` mean delay of the water in it. All are missing for
+    wells that the fit did not know, for support series, and in years before there is a fit.
 
     Parameters
     ----------
@@ -76,22 +86,23 @@ def crm_support(
     (least_history,) = sizes([least_history], "crm_support.least_history", least=2)
     (window,) = sizes([window], "crm_support.window", least=2)
     (most_wells,) = sizes([most_wells], "crm_support.most_wells")
+    spans = sizes(changes, "crm_support.changes")
     y, position = values_of(frame, TARGET), position_of(frame)
-    support, change, to_come = (np.full(frame.height, np.nan) for _ in range(3))
+    change = [f"crm_support_change_{k}" for k in spans]
+    names = (SUPPORT, *change, "crm_support_to_come", "crm_support_sd")
+    names += ("crm_vrr_cumulative", "crm_largest_share", "crm_lag_days")
+    columns = {name: np.full(frame.height, np.nan) for name in names}
     producing, injecting = is_producer(frame), is_injector(frame)
     if producing.any() and injecting.any():
         panel = _Panel(frame, schema, producing, injecting)
         for first in range(panel.first_year, panel.last_year + 1, every):
             found = panel.fitted(first, least_history, window, most_wells)
             if found is not None:
-                rows, water, before, steady = found.served(panel, first + every)
-                support[rows], change[rows] = water, divided(water, before) - 1.0
-                to_come[rows] = divided(steady, water) - 1.0
-    columns = {
-        "crm_support_share": divided(support, count_and_mean(np.abs(y), position, 12)[1]),
-        "crm_support_change_3": change,
-        "crm_support_to_come": to_come,
-    }
+                rows, told = found.served(panel, first + every, spans)
+                for name, values in told.items():
+                    columns[name][rows] = values
+    columns["crm_support_share"] = divided(columns[SUPPORT], count_and_mean(np.abs(y), position, 12)[1])
+    columns["crm_vrr"] = divided(columns[SUPPORT], y)
     return frame.with_columns(as_column(name, values) for name, values in columns.items())
 
 
@@ -107,7 +118,8 @@ def _fit(flood: Waterflood) -> Crm:
     """One thread: matrices are small, threads would wait for one another, and their number must not change a value."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
+    # A draw far off the fit may overflow; it makes the spread unknown, not the fit wrong.
+    with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         return fit_crm(flood, QUICK)
 
 
@@ -202,27 +214,36 @@ class _Fitted:
         self.crm, self.flood, self.start, self.end = crm, flood, start, end
         self.producers, self.injectors = producers, injectors
 
-    def served(self, panel: _Panel, until: int) -> tuple[Ints, Floats, Floats, Floats]:
-        """Rows from the fit to the year `until`; their support, that of three steps earlier, and that to come; m3/d."""
+    def served(self, panel: _Panel, until: int, spans: Sequence[int]) -> tuple[Ints, dict[str, Floats]]:
+        """Rows from the fit to the year `until`, and column -> their values."""
         # To the end of the last year, filled up with unknown months: the same shapes, whatever rows are there by now.
         last = panel._steps_before(until)
         chosen = np.ones(len(panel.step), dtype=np.bool_)
         longer = panel._flood(chosen, self.start, last, self.producers, self.injectors)
-        unknown = np.full(longer.rate.shape, np.nan)
-        longer = Waterflood(
-            days=longer.days,
-            rate=unknown,
-            uptime=unknown,
-            pressure=unknown,
-            injection=longer.injection,
-            producers=self.flood.producers,
-            injectors=self.flood.injectors,
-        )
-        water = self.crm.support(longer)
-        steady = carried(longer.injection, 0.0) @ self.crm.connectivity
         rows = np.flatnonzero(
             panel.producing & (panel.step >= self.end) & (panel.step < last) & np.isin(panel.well, self.producers)
         )
         well, step = np.searchsorted(self.producers, panel.well[rows]), panel.step[rows] - self.start
-        before = np.where(step >= 3, water[np.maximum(step - 3, 0), well], np.nan)
-        return rows, water[step, well], before, steady[step, well]
+
+        slots = Slots.of(np.isfinite(self.crm.theta))
+        delay = np.where(slots.used, slots.of_pairs(np.nan_to_num(self.crm.theta)), 1.0)  # [J, K] days
+        injection = carried(longer.injection, 0.0)
+        water = arriving(injection, longer.days, delay, slots.near)  # [T, J, K], before any sharing
+        parts = water * slots.of_pairs(self.crm.connectivity)
+        support = parts.sum(axis=2)  # [T, J]
+        spread = slots.of_pairs(self.crm.high - self.crm.low) / _INTERVAL_WIDTH
+        told = {
+            "crm_support_to_come": divided(injection @ self.crm.connectivity, support) - 1.0,
+            "crm_support_sd": divided(np.sqrt(((water * spread) ** 2).sum(axis=2)), support),
+            "crm_largest_share": divided(parts.max(axis=2, initial=0.0), support),
+            "crm_lag_days": divided((parts * delay).sum(axis=2), support),
+        }
+        days = np.where(np.isnan(longer.rate), 0.0, longer.days[:, None])
+        put = np.cumsum(support * days, axis=0)
+        told["crm_vrr_cumulative"] = divided(put, np.cumsum(np.nan_to_num(longer.rate) * days, axis=0))
+        out = {name: values[step, well] for name, values in told.items()}
+        out[SUPPORT] = support[step, well]
+        for k in spans:
+            before = np.where(step >= k, support[np.maximum(step - k, 0), well], np.nan)
+            out[f"crm_support_change_{k}"] = divided(out[SUPPORT], before) - 1.0
+        return rows, out

@@ -35,6 +35,9 @@ INJECTION: Final = "wwir"
 X: Final = "x_m"
 Y: Final = "y_m"
 SUPPORT: Final = "inj_wwir_lag_weighted"
+"""What reaches a producer, by the best that a recipe has: the fit's where `crm_support` is on, else the map's."""
+BY_DISTANCE: Final = "inj_distance_weighted"
+"""The map's, where `crm_support` makes `inj_wwir_lag_weighted`."""
 _LENGTH_M: Final = 450.0
 _THETA_DAYS, _THETA_AT_M, _THETA_RANGE = 20.0, 400.0, (3.0, 180.0)
 _DAYS: Final = {"YS": 365.25, "QS": 91.3125, "MS": 30.4375, "W-MON": 7.0, "D": 1.0, "h": 1 / 24, "min": 1 / 1440}
@@ -52,7 +55,8 @@ def injection(
 
     `inj_wwir_lag_weighted` = sum_i f_ij EWMA_ij(I_i) over the support series, f normalised to 1 over the injectors
     heard from in the last `silent_after` steps; `inj_change_<k>` its change over k steps; `inj_to_rate` its ratio to
-    the target (a local voidage replacement). Rows of support series hold nothing.
+    the target (a local voidage replacement). Rows of support series hold nothing. In a recipe with `crm_support` the
+    first is called `inj_distance_weighted`.
 
     Parameters
     ----------

@@ -12,12 +12,14 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from nightcast.contracts.columns import TARGET, TIME
+from nightcast.contracts.columns import ID, SERIES_ROLE, TARGET, TIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.schema import PanelSchema
 from nightcast.features.history import PRESSURE, UPTIME, log_slope, running
+from nightcast.features.injection import SUPPORT
 from nightcast.features.windows import (
     Floats,
+    Ints,
     as_column,
     carried,
     count_and_mean,
@@ -35,6 +37,8 @@ from nightcast.features.windows import (
 )
 
 OIL: Final = "wopr"
+EMBEDDED: Final = (TARGET, PRESSURE, SUPPORT)
+"""Columns whose windows are embedded, where they are there and no others are named."""
 MIN_WINDOWS: Final = 24
 """Complete windows an embedding is learnt from at least."""
 
@@ -145,16 +149,31 @@ def decline(frame: pl.DataFrame, schema: PanelSchema, *, ahead: Sequence[int] = 
     return frame.with_columns(as_column(name, values) for name, values in columns.items())
 
 
-def embedding(frame: pl.DataFrame, schema: PanelSchema, *, size: int = 12, components: int = 3) -> pl.DataFrame:
-    """`emb_<k>`: principal components of the last `size` values, as ratios to their mean.
+def embedding(
+    frame: pl.DataFrame,
+    schema: PanelSchema,
+    *,
+    size: int = 12,
+    components: int = 3,
+    columns: Sequence[str] | None = None,
+) -> pl.DataFrame:
+    """`emb_<k>`: principal components of the last `size` values of one or more columns, as ratios to their mean.
 
     The components that a row is projected on were learnt from the complete windows that had ended before the row's
     calendar year: no row sees a window of its own year or later, and none changes when rows are added at the end.
 
+    Parameters
+    ----------
+    columns
+        What the windows are of: the target, past or plan covariates, columns of other blocks. Several are weighed by
+        one over their windows' standard deviation; the first must be known somewhere in a row's window, and another one
+        joins in a year if at least half of the windows that teach, and 24 of them, are complete in it. None: the
+        target with those of `wbhp` and `inj_wwir_lag_weighted` that are there.
+
     Raises
     ------
     ConfigError
-        If more components are asked for than a window has steps.
+        If more components are asked for than a window has steps, or a column cannot be had.
     """
     (size,), (components,) = sizes([size], "embedding.size", least=2), sizes([components], "embedding.components")
     if components > size:
@@ -163,32 +182,67 @@ def embedding(frame: pl.DataFrame, schema: PanelSchema, *, size: int = 12, compo
             expected=f"at most {size}",
             remedy="lower `components` or raise `size` under `features`",
         )
-    y, position = values_of(frame, TARGET), position_of(frame)
+    named = (
+        [name for name in EMBEDDED if name in frame.columns] if columns is None else _embedded(frame, schema, columns)
+    )
+    position = position_of(frame)
     year = frame.get_column(TIME).dt.year().to_numpy().astype(np.int64)
-    past = list(window(np.abs(y), position, size))
-    known = np.sum([~np.isnan(column) for column in past], axis=0)
-    mean = divided(np.sum([np.nan_to_num(column) for column in past], axis=0), known.astype(np.float64))
-    shape = [logarithm(1.0 + divided(column, mean)) for column in past]
-    complete = known == size
-    complete &= ~np.isnan(shape[0])
-    out = np.full((components, len(y)), np.nan)
+    shapes = [_shapes(values_of(frame, name), position, size) for name in named]
+    known = np.any([~np.isnan(step) for step in window(values_of(frame, named[0]), position, size)], axis=0)
+    complete = [np.all([~np.isnan(step) for step in shape], axis=0) for shape in shapes]
+    out = np.full((components, frame.height), np.nan)
     for its in np.unique(year):
-        teach = np.flatnonzero(complete & (year < its))
-        if len(teach) < MIN_WINDOWS:
+        teach = complete[0] & (year < its)
+        if teach.sum() < MIN_WINDOWS:
             continue
-        rows = np.stack([column[teach] for column in shape], axis=1)
+        joined = [0]
+        for at in range(1, len(shapes)):
+            both = teach & complete[at]
+            if both.sum() >= max(MIN_WINDOWS, teach.sum() / 2):
+                joined.append(at)
+                teach = both
+        steps = [step for at in joined for step in shapes[at]]
+        rows = np.stack([step[teach] for step in steps], axis=1)
         centre = rows.mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov(rows, rowvar=False))
-        here = (year == its) & (known > 0)
+        weight = np.ones(len(steps))
+        if len(joined) > 1:
+            spread = np.sqrt(rows.var(axis=0).reshape(len(joined), size).mean(axis=1))
+            weight = np.repeat(np.where(spread > 1e-9, 1.0 / np.maximum(spread, 1e-9), 0.0), size)
+        _, vectors = np.linalg.eigh(np.cov((rows - centre) * weight if len(joined) > 1 else rows, rowvar=False))
+        here = (year == its) & known
         for k in range(components):
             direction = vectors[:, -1 - k]
-            direction = direction * np.sign(direction[np.abs(direction).argmax()])
+            direction = direction * np.sign(direction[np.abs(direction).argmax()]) * weight
             # column by column, so that a row's bits do not depend on how many rows there are
-            total = np.zeros(len(y))
-            for step in range(size):
-                total += np.where(np.isnan(shape[step]), 0.0, (shape[step] - centre[step]) * direction[step])
+            total = np.zeros(frame.height)
+            for step, middle, share in zip(steps, centre, direction, strict=True):
+                total += np.where(np.isnan(step), 0.0, (step - middle) * share)
             out[k, here] = total[here]
     return frame.with_columns(as_column(f"emb_{k + 1}", out[k]) for k in range(components))
+
+
+def _embedded(frame: pl.DataFrame, schema: PanelSchema, columns: Sequence[str]) -> list[str]:
+    """The columns asked for, checked."""
+    listed = list(columns) if isinstance(columns, (list, tuple)) else []
+    fixed = {ID, TIME, SERIES_ROLE, *schema.columns_of("static")}
+    able = [n for n, dtype in frame.schema.items() if n not in fixed and (dtype.is_numeric() or dtype == pl.Boolean)]
+    wrong = [name for name in listed if name not in able]
+    if not listed or wrong or len(set(listed)) != len(listed):
+        raise ConfigError(
+            f"embedding.columns = {columns!r}"
+            + (f": there is no such column in time as {wrong[0]!r}" if wrong else ""),
+            expected=f"different names out of {', '.join(able)}",
+            remedy="correct `columns` under `features`, or add the block that makes the column to the recipe",
+        )
+    return listed
+
+
+def _shapes(values: Floats, position: Ints, size: int) -> list[Floats]:
+    """The last `size` values, newest first, as signed logarithms of one plus their ratio to the mean size."""
+    past = list(window(values, position, size))
+    known = np.sum([~np.isnan(step) for step in past], axis=0)
+    mean = divided(np.sum([np.nan_to_num(np.abs(step)) for step in past], axis=0), known.astype(np.float64))
+    return [np.sign(step) * logarithm(1.0 + divided(np.abs(step), mean)) for step in past]
 
 
 def _producing_day_rate(frame: pl.DataFrame) -> Floats:

@@ -36,8 +36,15 @@ _READING: Final = (
     "well's settings; effects of a plan are told by a scenario, support by the fitted connectivities."
 )
 
+FEWEST: Final = 5
+"""Inputs beside the series' own rate below which ranks agree by chance too easily to be told of."""
+AGREES, AGREES_WEAKLY = 0.5, 0.2
+"""Rank correlations with knock-outs from which the order of attention may be read, and from which there is some."""
 
-def attention_chapter(weights: pl.DataFrame, *, freq_word: str = "month") -> Chapter | None:
+
+def attention_chapter(
+    weights: pl.DataFrame, *, freq_word: str = "month", check: pl.DataFrame | None = None
+) -> Chapter | None:
     """What a network attended to, or None where there are no weights.
 
     Parameters
@@ -47,6 +54,9 @@ def attention_chapter(weights: pl.DataFrame, *, freq_word: str = "month") -> Cha
         number of steps before the cutoff); each kind's weights sum to 1.
     freq_word
         A step in words, `month`; `one month` and `15 minutes` will do, too.
+    check
+        What knocking inputs out did, `name, own, weight, change`; None: attention was not checked, and no sentence
+        says how far it agrees.
 
     Raises
     ------
@@ -70,6 +80,9 @@ def attention_chapter(weights: pl.DataFrame, *, freq_word: str = "month") -> Cha
         if features.height > MOST_FEATURES:
             note = f"the {MOST_FEATURES} largest of {features.height}, {note}"
         pictures.append(Picture("attention-features", "Which inputs", _feature_plot(features), note=note))
+    agreement = None if check is None else rank_agreement(check)
+    if check is not None and agreement is not None:
+        words.append(_check_words(check, agreement))
     unlike = _unlike(lags)
     if len(unlike) > 1:
         note = f"the {len(unlike)} series furthest from the mean of all, furthest on top"
@@ -125,6 +138,49 @@ def choices(weights: Sequence[float]) -> float:
     # A share may underflow to 0 although its weight is above 0.
     shares = [share for weight in weights if (share := weight / total) > 0]
     return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+def rank_agreement(check: pl.DataFrame, *, of: str = "change") -> float | None:
+    """Spearman's rank correlation of attention with what knocking an input out does, -1 to 1.
+
+    A series' own rate is left aside: it is read past attention, too. None with fewer than five other inputs, or where
+    all weights or all effects are equal.
+
+    Parameters
+    ----------
+    check
+        `name, own, weight`, and the column `of`.
+
+    Raises
+    ------
+    ConfigError
+        If a column is missing.
+    """
+    if missing := [name for name in ("name", "own", "weight", of) if name not in check.columns]:
+        raise _refuse(f"is checked by a frame that lacks {', '.join(missing)}", f"the columns name, own, weight, {of}")
+    others = check.filter(~pl.col("own")).drop_nulls(["weight", of])
+    if others.height < FEWEST or min(others[name].n_unique() for name in ("weight", of)) < 2:
+        return None
+    return float(others.select(pl.corr("weight", of, method="spearman")).item())
+
+
+def _check_words(check: pl.DataFrame, agreement: float) -> str:
+    others = check.filter(~pl.col("own"))
+    if agreement >= AGREES:
+        verdict = "their order may be read, their sizes not"
+    elif agreement >= AGREES_WEAKLY:
+        verdict = "a weak agreement: go by the changes"
+    else:
+        verdict = "no agreement: attention does not explain this forecast, go by the changes"
+    largest = others.sort("change", "name", descending=[True, False]).head(3)
+    said = ", ".join(
+        f"{name} {percent(change, digits=1)}" for name, change in largest.select("name", "change").iter_rows()
+    )
+    return (
+        f"Agreement of attention with knock-outs (an input's course exchanged among series and dates, the forecast "
+        f"made anew): rank correlation {agreement:.2f} over {counted(others.height, 'input')} beside the series' own "
+        f"rate; {verdict}. The forecast changes most, in shares of a series' level, without {said}."
+    )
 
 
 def _lag_words(lags: pl.DataFrame, word: str) -> str:

@@ -27,6 +27,8 @@ SCHEMA = PanelSchema(
     lower=0,
 )
 MADE = ["crm_support_share", "crm_support_change_3", "crm_support_to_come"]
+BY_THE_FIT = [*MADE[1:], "inj_wwir_lag_weighted", "crm_support_sd", "crm_largest_share", "crm_lag_days"]
+"""Columns that no rate of the row's own year enters."""
 
 
 @functools.cache
@@ -59,8 +61,9 @@ def test_the_fit_of_a_year_does_not_know_the_rates_of_that_year() -> None:
     one, other = built(field()), built(field().with_columns(wild))
 
     upto = pl.col("ds").dt.year() <= 2018
-    assert one.filter(upto).select(MADE[1:]).equals(other.filter(upto).select(MADE[1:]))
-    assert not one.filter(~upto).select(MADE[1:]).equals(other.filter(~upto).select(MADE[1:]))
+    assert one.filter(upto).select(BY_THE_FIT).equals(other.filter(upto).select(BY_THE_FIT))
+    assert not one.filter(~upto).select(BY_THE_FIT).equals(other.filter(~upto).select(BY_THE_FIT))
+    assert one.filter(upto)["crm_lag_days"].count() > 50
 
 
 def test_support_begins_in_the_year_that_has_enough_months_before_it() -> None:
@@ -163,12 +166,99 @@ def test_a_rise_of_injection_shows_before_it_has_arrived() -> None:
     assert first > 2 * second
 
 
+def test_the_support_the_fit_finds_is_nearer_to_the_truth_than_the_map_s() -> None:
+    fld = simulate_field(FieldConfig(producers=12, injectors=4, months=84, seed=3))
+    grid = regular_grid(fld.monthly, SCHEMA, as_of=datetime(2021, 12, 1), retire_after=6)[0]
+    choices = [FeatureChoice(name="injection"), FeatureChoice(name="crm_support")]
+    truth = fld.truth.monthly.select("unique_id", "ds", pl.col("support").alias("true_support"))
+
+    out = build_features(grid, SCHEMA, choices)[0].join(truth, on=["unique_id", "ds"]).drop_nulls("crm_support_sd")
+    out = out.filter(pl.col("true_support") > 1)
+
+    def rank(name: str) -> float:
+        return float(out.select(pl.corr(name, "true_support", method="spearman")).item())
+
+    assert rank("inj_wwir_lag_weighted") > max(0.7, 1.2 * rank("inj_distance_weighted"))
+    away = (out["inj_wwir_lag_weighted"] - out["true_support"]).abs()
+    inside = (away < 1.645 * out["crm_support_sd"] * out["inj_wwir_lag_weighted"]).mean()
+    assert isinstance(inside, float)
+    assert 0.7 < inside < 0.99, "nine tenths, if the standard deviation is right"
+
+
+def test_the_parts_of_what_is_told_of_the_support_agree_with_one_another() -> None:
+    out = built(field()).drop_nulls("crm_vrr")
+
+    support = out["inj_wwir_lag_weighted"]
+    np.testing.assert_allclose(out["crm_vrr"], support / out["y"])
+    injectors = field().filter(pl.col("series_role") == "support").drop_nulls("wwir")["unique_id"].n_unique()
+    assert out["crm_largest_share"].drop_nulls().is_between(1 / injectors - 1e-9, 1 + 1e-9).all()
+    assert out["crm_lag_days"].drop_nulls().is_between(0, 400).all()
+    for k in (1, 3, 6):
+        name = f"crm_support_change_{k}"
+        own = out.filter((pl.col("ds").dt.month() > k) & in_year(2019)).drop_nulls(name)
+        earlier = out.select("unique_id", pl.col("ds").dt.offset_by(f"{k}mo"), before="inj_wwir_lag_weighted")
+        both = own.join(earlier, on=["unique_id", "ds"])
+        assert both.height > 20
+        np.testing.assert_allclose(both[name], both["inj_wwir_lag_weighted"] / both["before"] - 1, atol=1e-12)
+
+
+def test_the_cumulative_ratio_is_that_of_volumes_and_of_a_known_pair_near_its_truth() -> None:
+    out = built(two_pairs()).filter(in_year(2018) & pl.col("unique_id").str.starts_with("P"))
+    steady = out.filter(pl.col("ds") == datetime(2018, 10, 1)).sort("unique_id")
+
+    assert steady["crm_vrr_cumulative"].is_between(0.6, 1.1).all(), "six sevenths by the truth"
+    jump = out.filter(unique_id="P0").sort("ds").tail(2)
+    moved = jump["crm_vrr"].to_numpy() / steady["crm_vrr"][0] - 1
+    cumulated = jump["crm_vrr_cumulative"].to_numpy() / steady["crm_vrr_cumulative"][0] - 1
+    assert (np.abs(cumulated) < np.abs(moved)).all(), "three years weigh more than a month"
+    assert steady["crm_largest_share"].to_list() == pytest.approx([1.0, 1.0], abs=0.05), "each well has one injector"
+
+
+def test_a_well_that_two_injectors_support_loses_the_larger_one_s_share() -> None:
+    water = {"I0": 150.0, "I1": 50.0}
+    rng = np.random.default_rng(2)
+    months = 60
+    course = {name: mean * rng.uniform(0.5, 1.5, months) for name, mean in water.items()}
+    state = {name: its[0] for name, its in course.items()}
+    rate = np.zeros(months)
+    for month in range(months):
+        for name, its in course.items():
+            state[name] += (its[month] - state[name]) * 0.7
+        rate[month] = 10 + 0.7 * sum(state.values())
+    parts = []
+    for name, y, wwir, x in (("P", rate, None, 0.0), *((n, None, w, 300.0) for n, w in course.items())):
+        parts.append(
+            pl.DataFrame(
+                {
+                    "unique_id": name,
+                    "ds": [SCHEMA.freq.shift(datetime(2015, 1, 1), k) for k in range(months)],
+                    "y": pl.Series([None] * months if y is None else y.tolist(), dtype=pl.Float64),
+                    "wwir": pl.Series([None] * months if wwir is None else wwir.tolist(), dtype=pl.Float64),
+                    "wbhp": pl.Series([None] * months, dtype=pl.Float64),
+                    "uptime": 1.0,
+                    "x_m": x * (-1.0 if name == "I1" else 1.0),
+                    "y_m": 0.0,
+                    "series_role": "target" if wwir is None else "support",
+                }
+            )
+        )
+    frame = regular_grid(pl.concat(parts), SCHEMA, as_of=datetime(2019, 12, 1), retire_after=6)[0]
+
+    late = built(frame, changes=[2]).filter(in_year(2019)).drop_nulls("crm_vrr")
+
+    share = late["crm_largest_share"].mean()
+    assert isinstance(share, float)
+    assert 0.65 < share < 0.85, "three quarters by the truth"
+    assert "crm_support_change_2" in late.columns
+    assert "crm_support_change_3" not in late.columns
+
+
 def test_another_unit_of_the_rates_changes_no_share() -> None:
     larger = field().with_columns(pl.col("y") * 8, pl.col("wwir") * 8)
 
     one, other = built(field()), built(larger)
 
-    for name in MADE:
+    for name in (*MADE, "crm_vrr", "crm_vrr_cumulative", "crm_largest_share", "crm_lag_days"):
         np.testing.assert_allclose(
             one.get_column(name).to_numpy(), other.get_column(name).to_numpy(), rtol=0.02, atol=0.01
         )

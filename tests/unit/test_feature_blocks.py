@@ -161,6 +161,16 @@ def test_weeks_start_their_season_on_monday() -> None:
     assert column(frame, "fourier_cos_1")[7] == 1
 
 
+def test_without_a_number_there_are_three_fourier_pairs_or_as_many_as_a_short_season_has() -> None:
+    quarters = panel("3mo", A=[1.0] * 5)
+
+    monthly = built(panel(A=[1.0] * 13), "fourier")
+    quarterly = built(quarters, "fourier", PanelSchema(freq="QS", horizon=1))
+
+    assert [n for n in monthly.columns if n.startswith("fourier_cos")] == [f"fourier_cos_{k}" for k in (1, 2, 3)]
+    assert [n for n in quarterly.columns if n.startswith("fourier_cos")] == ["fourier_cos_1", "fourier_cos_2"]
+
+
 @pytest.mark.parametrize("params", [{"pairs": 7}, {"pairs": 0}, {"season": 1}, {"pairs": 1, "season": 2.5}])
 def test_fourier_pairs_that_cannot_be_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -336,6 +346,22 @@ def test_without_injectors_the_columns_are_empty_and_a_note_says_so() -> None:
     assert [note.code for note in notes] == ["injection_without_injectors"]
 
 
+@pytest.mark.parametrize("order", [("injection", "crm_support"), ("crm_support", "injection")])
+def test_beside_a_fit_the_distance_kernel_takes_a_name_of_its_own(order: tuple[str, str]) -> None:
+    frame = field({"I": (400.0, [100, 100])}, [50, 60])
+    alone = build_features(frame, MONTHLY, [FeatureChoice(name="injection")])[0]
+
+    out, columns, _ = build_features(frame, MONTHLY, [FeatureChoice(name=name) for name in order])
+
+    assert columns["inj_wwir_lag_weighted"].block == "crm_support"
+    assert columns["inj_distance_weighted"].block == "injection"
+    assert columns["inj_distance_weighted"].scaled
+    assert columns["inj_wwir_lag_weighted"].scaled
+    assert out["inj_distance_weighted"].equals(alone["inj_wwir_lag_weighted"])
+    assert out["inj_wwir_lag_weighted"].null_count() == out.height, "two months are no ground for a fit"
+    assert [its.block for its in columns.values()] == sorted((c.block for c in columns.values()), key=order.index)
+
+
 # --- the catalog ----------------------------------------------------------------------------------------------------
 
 
@@ -357,10 +383,10 @@ def test_every_block_keeps_rows_and_columns_and_names_its_own_by_its_prefix(name
     assert out.select(frame.columns).equals(frame.sort("unique_id", "ds"))
     assert out.columns == [*frame.columns, *columns]
     assert columns
-    assert all(column.startswith(block.prefix) for column in columns)
+    assert all(column.startswith(block.prefix) or column in block.also for column in columns)
     assert {c.role for c in columns.values()} == {block.role}
     assert {c.block for c in columns.values()} == {name}
-    assert block.scaled_except <= set(columns)
+    assert block.scaled_except | block.also | set(block.cedes) <= set(columns)
     assert all(out.schema[column] == pl.Float64 for column in columns)
 
 

@@ -13,6 +13,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import FeatureChoice
 from nightcast.contracts.schema import PanelSchema
 from nightcast.features.catalog import build_features
+from nightcast.features.sentry import future_leaks
 
 MONTHLY = PanelSchema(freq="MS", horizon=3)
 N = None
@@ -114,3 +115,92 @@ def test_the_first_component_explains_most_of_the_windows() -> None:
 def test_more_components_than_steps_are_refused() -> None:
     with pytest.raises(ConfigError, match="components = 5"):
         built(panel(1, 1), "embedding", size=4, components=5)
+
+
+def flooded(years: int = 4, wells: int = 6) -> pl.DataFrame:
+    """Wells with a gauge, one without, and injectors that they feel."""
+    rng = np.random.default_rng(4)
+    months = 12 * years
+
+    def rates(spread: float) -> list[float]:
+        return (50 * np.exp(np.cumsum(rng.normal(0, spread, months)))).tolist()
+
+    nothing: list[float | None] = [N] * months
+    place = {"x_m": [0.0] * months, "y_m": [0.0] * months}
+    parts = [
+        well(rates(0.1), f"W{i}", wbhp=rates(0.05) if i else nothing, wwir=nothing, **place).with_columns(
+            series_role=pl.lit("target")
+        )
+        for i in range(wells)
+    ]
+    for i in range(2):
+        injector = well(nothing, f"I{i}", wbhp=nothing, wwir=rates(0.2), **place)
+        parts.append(injector.with_columns(series_role=pl.lit("support"), x_m=pl.lit(300.0 * (i + 1))))
+    return pl.concat(parts)
+
+
+FLOODED = PanelSchema(
+    freq="MS", horizon=3, covariates={"wbhp": "past", "wwir": "past", "x_m": "static", "y_m": "static"}
+)
+EMB = ["emb_1", "emb_2", "emb_3"]
+
+
+def embedded(frame: pl.DataFrame, *blocks: str, **params: Any) -> pl.DataFrame:
+    choices = [FeatureChoice(name="embedding", params=params), *(FeatureChoice(name=name) for name in blocks)]
+    return build_features(frame, FLOODED, choices)[0]
+
+
+def test_an_embedding_reads_pressure_and_the_injection_of_another_block_where_they_are_there() -> None:
+    frame = flooded()
+    bare = frame.drop("wbhp")
+
+    target = embedded(frame, columns=["y"]).select(EMB)
+    assert embedded(bare).select(EMB).equals(target), "the target alone"
+    pressed = embedded(frame).select(EMB)
+    assert not pressed.equals(target)
+    assert pressed.equals(embedded(frame, columns=["y", "wbhp"]).select(EMB))
+    fed = embedded(frame, "injection")
+    assert fed.select(EMB).equals(embedded(frame, "injection", columns=["y", "wbhp", "inj_wwir_lag_weighted"])[EMB])
+    assert not fed.select(EMB).equals(pressed)
+    assert fed.columns.index("emb_1") < fed.columns.index("inj_change_1"), "the order of the recipe stays"
+
+
+def test_an_embedding_of_several_columns_says_nothing_of_support_series_and_something_of_wells_without_a_gauge() -> (
+    None
+):
+    out = embedded(flooded(), "injection")
+
+    assert out.filter(series_role="support")["emb_1"].count() == 0
+    assert out.filter(unique_id="W0")["emb_1"].count() == out.filter(unique_id="W1")["emb_1"].count() == 24
+
+
+def test_a_column_that_too_few_windows_know_is_left_out_of_the_embedding() -> None:
+    frame = flooded()
+    sparse = frame.with_columns(pl.when(pl.col("unique_id").is_in(["W1", "W2"])).then("wbhp").alias("wbhp"))
+
+    assert embedded(sparse).select(EMB).equals(embedded(frame, columns=["y"]).select(EMB))
+
+
+def test_no_column_of_an_embedding_outweighs_the_others_by_its_size_or_its_unit() -> None:
+    frame = flooded()
+    other = frame.with_columns(pl.col("wbhp") * 1000)
+
+    one, two = embedded(frame).drop_nulls("emb_1"), embedded(other).drop_nulls("emb_1")
+
+    for name in EMB:
+        np.testing.assert_allclose(one[name].to_numpy(), two[name].to_numpy(), rtol=1e-9)
+    quiet = frame.with_columns(100 + pl.col("wbhp") / 1000)
+    assert abs(embedded(quiet).select(pl.corr("emb_1", embedded(frame)["emb_1"])).item()) > 0.8
+
+
+@pytest.mark.parametrize("cutoff", [datetime(2017, 6, 1), datetime(2018, 1, 1), datetime(2018, 8, 1)])
+def test_the_future_of_no_column_changes_an_embedding_of_the_past(cutoff: datetime) -> None:
+    choices = [FeatureChoice(name="embedding"), FeatureChoice(name="injection")]
+
+    assert future_leaks(lambda f, s: build_features(f, s, choices), flooded(), FLOODED, cutoff, 3) == []
+
+
+@pytest.mark.parametrize("columns", [["y", "whp"], ["x_m"], ["y", "y"], [], "y", ["inj_wwir_lag_weighted"]])
+def test_columns_that_cannot_be_embedded_are_refused(columns: Any) -> None:
+    with pytest.raises(ConfigError, match=r"embedding\.columns"):
+        embedded(flooded(), columns=columns)
