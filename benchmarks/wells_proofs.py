@@ -1,6 +1,6 @@
 """What the wells workload is held to beyond errors: what-if answers, an oracle's plan, young wells, networks.
 
-    python -m benchmarks.wells_proofs scenario  [--seeds 10 11 12 13 14]
+    python -m benchmarks.wells_proofs scenario  [--seeds 10 11 12 13 14] [--kinds wwir wbhp uptime]
     python -m benchmarks.wells_proofs oracle    [--cutoffs 36]
     python -m benchmarks.wells_proofs coldstart [--seeds 1 2 3 4 5] [--no-eddy] [--night]
     python -m benchmarks.wells_proofs deep      [--plan known] [--seed 1] [--cutoffs 24] [--fits]
@@ -9,10 +9,11 @@
     python -m benchmarks.wells_proofs compare eddy FORECASTS.parquet [--models a,b,c]
 
 `scenario`: each injector in turn injects 10 % more over the last six months of a generated field. The product's answer
-(fitted on rows up to the month before, `workloads.scenario.play`) stands against the field simulated twice with the
+(fitted on rows up to the month before, `workloads.scenario`) stands against the field simulated twice with the
 same seed, wells and noise, once with that injector's daily rates raised. `plan` asks with the schedule of wells and
 injectors known; `carried` with nothing known, against a field whose injectors hold their last month's rates. An effect
-is the mean change of the noiseless calendar-day rate over the six months.
+is the mean change of the noiseless calendar-day rate over the six months. Likewise each producer in turn flows at a
+pressure 10 % lower, or is shut every fifth day it would be open (`plan` only): the change of its own rate.
 
 `oracle`: Volve, the actual uptime given as the plan. `coldstart`: wells with fewer than six known months at the origin,
 whose start the panel holds. `deep`: the default ensemble with and without its networks, from the same out-of-fold rows.
@@ -38,7 +39,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.panels import KEYS, NAIVE, against, dataset, generated, show
+from benchmarks.panels import KEYS, NAIVE_ALL, against, dataset, generated, show
 from benchmarks.wells_targets import DATA, PANELS, ROOT, planned_naive
 from models.catalog import make_forecaster
 from models.families.type_curve import Aligned, TypeCurve
@@ -57,11 +58,13 @@ from nightcast.sources.generator.field import Simulation, simulate_days
 from nightcast.sources.generator.network import Floats, simulate_network
 from nightcast.sources.spec import WorkloadFile, load_workload_file
 from workloads.panel import panel_workload
-from workloads.scenario import FIELD, Change, play
+from workloads.scenario import FIELD, Change, answer, fitted
 from workloads.stages import ENSEMBLE, Evaluation, evaluate
 
 AHEAD = 6
 RAISED = 0.1
+LOWERED = {"wbhp": 0.1, "uptime": 0.2}
+"""Share by which a producer's flowing pressure and time on stream are lowered."""
 STRONG = 0.05
 """Connectivity above which a pair counts."""
 NOTHING = 1e-6
@@ -201,14 +204,95 @@ def true_change(
     return (rates[1] - rates[0])[month:], extra[month:]
 
 
+def true_answer(simulation: Simulation, well: int, month: int, kind: str) -> Floats:
+    """What a producer's own rate does when its pressure is lowered, or it is shut every fifth day it would be open.
+
+    Parameters
+    ----------
+    well
+        Row of the producer.
+    month
+        First month of the change.
+    kind
+        `wbhp` or `uptime`; by how much: `LOWERED`.
+
+    Returns
+    -------
+    `(months ahead,)` change of the calendar-day rate, m3/d.
+    """
+    schedule, months, network = simulation.schedule, simulation.months, simulation.tanks.network
+    begin = int(months.first[month])
+    is_open, p_wf = schedule.is_open.copy(), schedule.p_wf.copy()
+    if kind == "wbhp":
+        p_wf[begin:, well] *= 1.0 - LOWERED[kind]
+    else:
+        every = round(1.0 / LOWERED[kind])
+        flowing = begin + np.flatnonzero(is_open[begin:, well])
+        is_open[flowing[every // 2 :: every], well] = False
+    arriving = network.connectivity * schedule.injection[0][:, None]
+    rates = []
+    for case in (schedule, replace(schedule, is_open=is_open, p_wf=p_wf)):
+        flow = simulate_network(network, case, pressure=simulation.flow.pressure[0], arriving=arriving)
+        rates.append(months.sums(flow.rate)[month:, well] / months.days[month:])
+    return np.asarray(rates[1] - rates[0])
+
+
+def well_rows(seed: int, kind: str, *, draws: int, most: int | None = None) -> pl.DataFrame:
+    """Wells of one field: `seed, producer, truth, told, inside, clear, gauged`, effects as means over the months."""
+    config = FieldConfig(seed=seed)
+    simulation = simulate_days(config)
+    data = dataset(generated(seed, plan="known"), features={"status": {}})
+    view = data.view(data.schema.freq.shift(data.as_of, -AHEAD))
+    block = fitted(view, draws=draws, seed=seed)
+    # A producer's setting moves no other well of the block, so that all can be asked at once.
+    told = answer(block, [Change("*", kind, -LOWERED[kind], True)]).rows
+    gauged = dict(zip(block.producers, np.isfinite(block.crm.reference), strict=True))
+    rows = []
+    for well, name in list(enumerate(simulation.layout.producers))[:most]:
+        own = told.filter(pl.col(ID) == name).sort(HORIZON)
+        truth = true_answer(simulation, well, config.months - AHEAD, kind)
+        if own.is_empty() or np.abs(truth).mean() <= NOTHING:
+            continue
+        low, high = own["change_low"].to_numpy(), own["change_high"].to_numpy()
+        rows.append(
+            {
+                "seed": seed,
+                "producer": name,
+                "truth": float(truth.mean()),
+                "told": float(own["change"].to_numpy().mean()),
+                "inside": float(((low - 1e-9 <= truth) & (truth <= high + 1e-9)).mean()),
+                "clear": float(((low > 0) | (high < 0)).mean()),
+                "gauged": bool(gauged[name]),
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def well_scores(wells: pl.DataFrame, kind: str) -> dict[str, Any]:
+    """The table's line; of pressure, wells with a gauge: the others are not answered for."""
+    asked = wells if kind == "uptime" else wells.filter("gauged")
+    error = (asked["told"] / asked["truth"] - 1.0).to_numpy()
+    low, high = np.quantile(error, [0.25, 0.75])
+    return {
+        "wells": asked.height,
+        "not_answered": wells.height - asked.height,
+        "sign": float((asked["told"] * asked["truth"] > 0).mean()),  # type: ignore[arg-type]
+        "interval_clear_of_0": float(asked["clear"].mean()),  # type: ignore[arg-type]
+        "median_error": float(np.median(np.abs(error))),
+        "quartiles": f"{low:+.2f} {high:+.2f}",
+        "told_over_true": float(asked["told"].sum()) / float(asked["truth"].sum()),
+        "inside": float(asked["inside"].mean()),  # type: ignore[arg-type]
+    }
+
+
 def pair_rows(
-    answer: pl.DataFrame, change: Floats, producers: Sequence[str], connectivity: Floats, injector: str
+    told: pl.DataFrame, change: Floats, producers: Sequence[str], connectivity: Floats, injector: str
 ) -> pl.DataFrame:
     """One row a pair: `injector, producer, f, truth, told, inside, above`.
 
     Parameters
     ----------
-    answer
+    told
         `Answer.rows` of the scenario.
     change
         `(H, J)` true change.
@@ -224,7 +308,7 @@ def pair_rows(
             "f": np.repeat(connectivity, len(change)),
         }
     )
-    joined = answer.with_columns(pl.col(HORIZON).cast(pl.Int32)).join(truth, on=[ID, HORIZON], how="inner")
+    joined = told.with_columns(pl.col(HORIZON).cast(pl.Int32)).join(truth, on=[ID, HORIZON], how="inner")
     inside = pl.col("truth").is_between(pl.col("change_low") - 1e-9, pl.col("change_high") + 1e-9)
     return (
         joined.group_by(pl.col(ID).alias("producer"), maintain_order=True)
@@ -265,24 +349,31 @@ def scenario_rows(seed: int, *, carried: bool, draws: int, most: int | None = No
     month = config.months - AHEAD
     view = data.view(data.schema.freq.shift(data.as_of, -AHEAD))
     names = simulation.layout.sources
+    block = fitted(view, draws=draws, seed=seed)
     parts, totals = [], []
     for source, name in list(enumerate(names))[:most]:
         change, extra = true_change(simulation, source, month, carried=carried)
         last = view.support.filter(pl.col(ID) == name)["wwir"].drop_nulls()
         if extra.sum() <= NOTHING or not len(last) or (carried and last[-1] <= 0):
             continue
-        answer = play(view, [Change(name, "wwir", RAISED, True)], draws=draws, seed=seed).rows
+        told = answer(block, [Change(name, "wwir", RAISED, True)]).rows
         pairs = pair_rows(
-            answer, change, simulation.layout.producers, simulation.tanks.network.connectivity[source], name
+            told, change, simulation.layout.producers, simulation.tanks.network.connectivity[source], name
         )
         parts.append(pairs)
-        total = answer.filter(pl.col(ID) == FIELD)["change"].mean()
+        total = told.filter(pl.col(ID) == FIELD)["change"].mean()
         totals.append(float(total) / float(pairs["truth"].sum()) - 1.0)  # type: ignore[arg-type]
     return pl.concat(parts), totals
 
 
 def scenario(chosen: argparse.Namespace) -> None:
-    for mode in chosen.modes:
+    for kind in (kind for kind in chosen.kinds if kind != "wwir"):
+        fields = [well_rows(seed, kind, draws=chosen.draws, most=chosen.wells) for seed in chosen.seeds]
+        print(f"\nplan: -{LOWERED[kind]:.0%} {kind} of each producer over {AHEAD} months\n")
+        lines = [{"seed": seed, **well_scores(rows, kind)} for seed, rows in zip(chosen.seeds, fields, strict=True)]
+        show([*lines, {"seed": "all", **well_scores(pl.concat(fields), kind)}])
+        print(flush=True)
+    for mode in chosen.modes if "wwir" in chosen.kinds else ():
         carried = mode == "carried"
         rows, everything, totals = [], [], []
         for seed in chosen.seeds:
@@ -458,7 +549,7 @@ def deep(chosen: argparse.Namespace) -> None:
     full, less = judged(its, out), judged(its, out, without=DEEP)
     parts, other = by_model(full.members), by_model(less.members)
     print(f"\ngenerated {chosen.seed}, {its.workload.facts['information']}, {spec.folds}\n")
-    naive = {name: parts[name] for name in NAIVE}
+    naive = {name: parts[name] for name in NAIVE_ALL if name in parts}
     if chosen.plan:
         naive = {"planned_median3": planned_naive(its.data, parts[ENSEMBLE][CUTOFF].unique().sort().to_list())}
     lines = {**{name: parts[name] for name in DEEP}, "with networks": parts[ENSEMBLE], "without": other[ENSEMBLE]}
@@ -641,7 +732,7 @@ def compare(chosen: argparse.Namespace) -> None:
     peer = peer.join(its.data.truth(), on=[ID, TIME], how="inner")
     parts = by_model(judged(its, walked(its, chosen)).members)
     lines = shared({"peer": peer, **parts})
-    naive = {name: lines[name] for name in NAIVE}
+    naive = {name: lines[name] for name in NAIVE_ALL if name in lines}
     title = f"{chosen.panel}: rows that the peer and all of ours have, {peer[CUTOFF].n_unique()} origins"
     print(f"\n{title}; {peer.height} rows of the peer have an outcome\n")
     show(
@@ -668,7 +759,9 @@ def main() -> None:
     asked = command("scenario", cutoffs=None)
     asked.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     asked.add_argument("--modes", nargs="+", choices=["plan", "carried"], default=["plan", "carried"])
-    asked.add_argument("--draws", type=int, default=40, help="draws behind an interval; most of the time goes there")
+    asked.add_argument("--draws", type=int, default=100, help="draws behind an interval")
+    asked.add_argument("--kinds", nargs="+", choices=["wwir", *LOWERED], default=["wwir", *LOWERED])
+    asked.add_argument("--wells", type=int, help="so many producers of a field only")
     asked.add_argument("--injectors", type=int, help="so many of a field only")
     command("oracle", cutoffs=36)
     asked = command("coldstart")

@@ -5,7 +5,7 @@ A null in a diagnostic column means "not judged"; expectations pass over it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +36,7 @@ from nightcast.contracts.columns import (
 from nightcast.contracts.prediction import SUM_TOLERANCE
 from nightcast.contracts.schema import BarsSchema
 from nightcast.contracts.source import RawData
+from nightcast.evaluation.guards import collapse_alarm
 
 if TYPE_CHECKING:
     from expectations.bars import BarThresholds
@@ -662,22 +663,42 @@ def probability_profile(frame: pl.DataFrame, *, promised: Sequence[str], horizon
     )
 
 
+def class_priors(dataset: BarDataset) -> dict[int, list[float]]:
+    """Horizon -> shares of short, neutral, long among its known labels, smoothed by one label of each."""
+    out = {}
+    for horizon in dataset.schema.horizons:
+        y = dataset.frame.get_column(label_columns(horizon)["y"]).drop_nulls()
+        counts = np.bincount(y.cast(pl.Int64).to_numpy(), minlength=len(CLASS_PROBS)) + 1
+        out[horizon] = (counts / counts.sum()).tolist()
+    return out
+
+
 def collapse_facts(
-    frame: pl.DataFrame, *, promised: Sequence[str], horizons: Sequence[int], least: int, least_one_sided: int
+    frame: pl.DataFrame,
+    *,
+    promised: Sequence[str],
+    horizons: Sequence[int],
+    least: int,
+    least_one_sided: int,
+    least_classes: int,
+    priors: Mapping[int, Sequence[float]],
 ) -> pl.DataFrame:
     """One row per horizon, over symbols that a model decides.
 
     Parameters
     ----------
-    least, least_one_sided
-        Fewest symbols that a common probability, and a common side, are judged from.
+    least, least_one_sided, least_classes
+        Fewest symbols that a common probability, a common side, and shares of classes are judged from.
+    priors
+        Horizon -> shares of the classes among the labels; a horizon without them is not judged by its classes.
 
     Returns
     -------
     DataFrame
         `label` (horizon), `symbols`, `spread` (largest difference of a class's probability between two symbols), `side`
-        (the most common signal other than 0) and `side_share`; `spread_judged` and `side_judged` are these where there
-        are symbols enough.
+        (the most common signal other than 0) and `side_share`; `class_divergence` and `mean_divergence`, how far the
+        shares of the most probable classes, and the mean probabilities, lie from the labels' shares, in nats, and
+        `class_words`; `spread_judged`, `side_judged` and `class_judged` are these where there are symbols enough.
     """
     served = frame.filter(pl.col(ID).is_in(list(promised)) & pl.col(FALLBACK_REASON).is_null())
     facts = []
@@ -689,15 +710,30 @@ def collapse_facts(
         sides = {side: rows.filter(pl.col(SIGNAL) == side).height for side in (-1, 1)}
         side = max(sides, key=lambda its: sides[its])
         share = sides[side] / rows.height if rows.height else 0.0
-        facts.append((horizon, rows.height, spread, "long" if side > 0 else "short", share))
+        shape: tuple[float | None, float | None, str] = (None, None, "")
+        probs = rows.select(CLASS_PROBS).cast(pl.Float64).to_numpy()
+        if horizon in priors and _are_probabilities(probs):
+            report = collapse_alarm(probs, priors[horizon])
+            shape = report.divergence, report.mean_divergence, report.detail
+        facts.append((horizon, rows.height, spread, "long" if side > 0 else "short", share, *shape))
     schema = {
         "label": pl.Int64,
         "symbols": pl.Int64,
         "spread": pl.Float64,
         "side": pl.String,
         "side_share": pl.Float64,
+        "class_divergence": pl.Float64,
+        "mean_divergence": pl.Float64,
+        "class_words": pl.String,
     }
     return pl.DataFrame(facts, schema=schema, orient="row").with_columns(
         pl.when(pl.col("symbols") >= least).then("spread").alias("spread_judged"),
         pl.when(pl.col("symbols") >= least_one_sided).then("side_share").alias("side_judged"),
+        pl.when(pl.col("symbols") >= least_classes).then("class_divergence").alias("class_judged"),
     )
+
+
+def _are_probabilities(probs: NDArray[np.float64]) -> bool:
+    """Whether every row is a distribution; one that is not is named by a rule of its own."""
+    sound = len(probs) and np.isfinite(probs).all() and (probs >= 0).all()
+    return bool(sound and np.abs(probs.sum(axis=1) - 1).max() <= SUM_TOLERANCE)

@@ -35,6 +35,7 @@ from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.prediction import SUM_TOLERANCE
 from nightcast.contracts.source import Note, RawData
 from nightcast.contracts.verdict import Verdict
+from nightcast.evaluation.guards import COLLAPSE_KL
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -58,6 +59,8 @@ COLLAPSE_SPREAD: Final = 1e-4
 COLLAPSE_SYMBOLS: Final = 3
 ONE_SIDED_SYMBOLS: Final = 10
 """Fewest symbols of which a common answer is worth a warning."""
+CLASS_SYMBOLS: Final = 20
+"""Fewest symbols whose classes have shares worth comparing with the labels'."""
 
 
 class BarThresholds(BaseModel):
@@ -662,6 +665,8 @@ def probability_gate(
             horizons=horizons,
             least=COLLAPSE_SYMBOLS,
             least_one_sided=ONE_SIDED_SYMBOLS,
+            least_classes=CLASS_SYMBOLS,
+            priors={} if dataset is None else bar_diagnostics.class_priors(dataset),
         ),
         "table": diagnostics.forecast_facts(frame, promised=promised),
     }
@@ -765,6 +770,17 @@ def collapse_suite(one_sided_share: float) -> gx.ExpectationSuite:
                     "one_sided",
                     "warn",
                     "horizon of {label} bars: a share of {side_share} of {symbols} symbols is {side}",
+                    rows="0",
+                ),
+            ),
+            expect.ExpectColumnValuesToBeBetween(
+                column="class_judged",
+                max_value=COLLAPSE_KL,
+                **because(
+                    "collapsed_classes",
+                    "warn",
+                    "horizon of {label} bars: {class_words}; their mean probabilities lie {mean_divergence} nats from "
+                    "it (near 0: calibrated, but too alike for another class to lead)",
                     rows="0",
                 ),
             ),

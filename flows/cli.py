@@ -220,18 +220,22 @@ def backfill(
 def promote(
     workload: WorkloadArg,
     version: Annotated[str | None, typer.Option("--version", help="Version to promote; default: challenger.")] = None,
+    force: Annotated[
+        str | None, typer.Option("--force", metavar="REASON", help="Promote against the gate; the reason is recorded.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Make the challenger (or a version) the champion."""
+    """Make the challenger (or a version) the champion; one that its gate refused only with --force and a reason."""
     with _session(home, as_json) as settings:
         from tasks.night import load_workload
         from tasks.tracking import Tracking
 
-        target = Tracking(settings).promote(load_workload(_spec(workload)).name, version)
+        target = Tracking(settings).promote(load_workload(_spec(workload)).name, version, force=force)
+    against = f", against its gate, which was {target.gate}" if target.forced else ""
     _show(
-        {"model": target.name, "champion": target.number, "as_of": target.as_of},
-        f"{target.name}: version {target.number} (as of {target.as_of[:10]}) is the champion now",
+        {"model": target.name, "champion": target.number, "as_of": target.as_of, "against_gate": target.forced},
+        f"{target.name}: version {target.number} (as of {target.as_of[:10]}) is the champion now{against}",
     )
 
 
@@ -252,14 +256,25 @@ def rollback(workload: WorkloadArg, home: Home = None, as_json: Json = False) ->
 @app.command()
 def models(
     workload: Annotated[str | None, typer.Argument(help="List this workload's registered versions instead.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only models of panel, or of bars.")] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """List the model catalog, or a workload's registered versions."""
     with _session(home, as_json) as settings:
+        if kind is not None and workload is not None:
+            raise ConfigError(
+                f"--kind {kind} with the workload {workload!r}",
+                expected="the catalog's models of a kind, or a workload's versions",
+                remedy="leave one of the two out",
+            )
         if workload is None:
             from models.catalog import CATALOGS, cost_of
 
+            if kind is not None and kind not in CATALOGS:
+                raise ConfigError(
+                    f"unknown kind {kind!r}", expected=f"one of {', '.join(CATALOGS)}", remedy="correct --kind"
+                )
             rows = [
                 {
                     "name": entry.name,
@@ -273,6 +288,7 @@ def models(
                     "summary": entry.summary,
                 }
                 for entry_kind, catalog in CATALOGS.items()
+                if kind is None or entry_kind == kind
                 for entry in catalog.values()
             ]
         else:
@@ -289,6 +305,7 @@ def models(
                     "version": version.number,
                     "alias": ", ".join(alias for alias, number in aliases.items() if number == version.number),
                     "as_of": version.as_of[:10],
+                    "gate": version.gate + (f"; promoted by hand: {version.forced}" if version.forced else ""),
                     "night": version.night_id,
                     "recipe": version.recipe_hash,
                     "run": version.run_id,
@@ -536,7 +553,11 @@ def scenario(
     workload: Annotated[str, typer.Argument(help="A workload of wells, or the path of a YAML file.")] = "wells",
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="WELL.COLUMN:+10% or WELL.COLUMN:VALUE; wwir, uptime, wbhp; may be repeated."),
+        typer.Option(
+            "--set",
+            help="WELL.COLUMN:+10% or WELL.COLUMN:VALUE (wwir, uptime, wbhp), such as I03.wwir:+10%; for some months "
+            "@2025-03 or @2025-03..2025-05 after it; may be repeated.",
+        ),
     ] = None,
     data: Data = None,
     as_of: AsOf = None,
@@ -545,22 +566,31 @@ def scenario(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What if: other injection, uptime or pressure ahead, answered through the physical block, per well and month."""
-    with _session(home, as_json, bars=False):
+    """What if: other injection, uptime or pressure ahead, by the physical block on the published forecast."""
+    with _session(home, as_json, bars=False) as its:
         from flows.scenario_cli import play_scenario
+        from tasks.steps import store_of
 
-        answer = play_scenario(_spec(workload), settings or [], data=_absolute(data), as_of=as_of, draws=draws, to=to)
+        where = _absolute(data)
+        answer = play_scenario(
+            _spec(workload), settings or [], data=where, as_of=as_of, draws=draws, to=to, store=store_of(its)
+        )
     if as_json:
         _show(answer, "")
         return
     lines = [
         f"{answer['workload']} as of {answer['as_of']}: {', '.join(answer['changed'])} changed",
+        f"  base       {answer['base_from']}",
         *(f"  note       {flag}" for flag in answer["flags"]),
+        *([f"  beyond     {answer['extrapolated']} rows of wells are extrapolated"] if answer["extrapolated"] else []),
         f"  file       {answer['file']}",
     ]
     _show(answer, "\n".join(lines))
     _table(answer["field"], empty="no well")
     _table(answer["wells"], empty="no well changes")
+    if answer["voidage"]:
+        typer.echo("voidage replacement (injected over produced volume)")
+        _table(answer["voidage"], empty="")
 
 
 @labels_app.command("search")

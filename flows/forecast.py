@@ -86,12 +86,15 @@ def run_forecast(
         with clock("forecast"):
             served = steps.forecast_all(night, str(folder) if folder else None, reason, CHAMPION_SERVES)
         status = "published by the champion" if reason is None else f"published by fallback: {reason}"
+        if champion is not None and champion.forced:
+            status += f", which was promoted against its gate: {champion.forced}"
         number = champion.number if champion else "none"
         facts = provenance() | {
             "registered_version": number,
             "serving_version": number,
             "champion_version": number,
             "champion_as_of": champion.as_of if champion else "",
+            **({"champion_against_gate": champion.forced} if champion and champion.forced else {}),
             "mlflow_run": champion.run_id if champion else "none",
             "snapshot": night.snapshot,
             "recipe": night.recipe_hash,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from flows.parameters import PresetName, WorkloadName
 from nightcast.contracts.columns import MODEL
 from nightcast.contracts.decision import Decision
 from nightcast.contracts.progress import Progress
+from nightcast.evaluation.units import UnitFailure
 from nightcast.evaluation.walk_forward import Outcome, describe, outcome
 from nightcast.publishing import Lease, Publication
 from tasks import steps
@@ -95,7 +96,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         steps.prepare(night)
     with clock("feature gate"):
         steps.feature_gate(night)
-    units = steps.plan(night)
+    units, refused = steps.plan(night)
 
     champion = None
     with _parent_run(night, progress) as (tracking, run_id):
@@ -104,7 +105,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
         trained = Trained()
         try:
             with clock("models x folds"), steps.importing_ahead(night):
-                trained.out = fit_all(units, settings, progress, clock.deadline)
+                trained.out = fit_all(units, settings, progress, clock.deadline, refused)
             steps.keep_finals(night, trained.out)
             progress.stage("combine, calibrate, compare")
             with clock("combine"):
@@ -137,6 +138,7 @@ def _work(night: Night, lease: Lease, progress: Progress, clock: Stopwatch) -> d
             "serving_version": serving.number if serving else "none",
             "champion_version": serving.number if serving and trained.refusal is None else "none",
             "champion_as_of": serving.as_of if serving and trained.refusal is None else "",
+            **({"champion_against_gate": serving.forced} if serving and serving.forced else {}),
             "mlflow_run": run_id or "none",
             "snapshot": night.snapshot,
             "recipe": night.recipe_hash,
@@ -269,8 +271,10 @@ def _describe_run(tracking: Tracking, run_id: str, night: Night) -> None:
     tracking.log_dataset(run_id, raw.frame, name=night.name, digest=night.snapshot, origin=raw.origin)
 
 
-def fit_all(units: list[Any], settings: Settings, progress: Progress, deadline: float | None) -> Outcome:
-    """One task run a unit, as many at a time as there are worker processes."""
+def fit_all(
+    units: list[Any], settings: Settings, progress: Progress, deadline: float | None, refused: Sequence[UnitFailure]
+) -> Outcome:
+    """One task run a unit, as many at a time as there are worker processes; refused models are told of as failures."""
     progress.stage("models x folds", len(units))
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=max(1, settings.processes))
     answers = []
@@ -280,7 +284,7 @@ def fit_all(units: list[Any], settings: Settings, progress: Progress, deadline: 
             answer = future.result()
             progress.step(describe(answer))
             answers.append(answer)
-    done = outcome(answers)
+    done = outcome([*answers, *refused])
     for failure in done.failures:
         progress.say(describe(failure))
     return done
@@ -314,6 +318,7 @@ def choose(
     try:
         if trained.folder is not None and trained.evaluation is not None and trained.out is not None:
             version = steps.register(night, tracking, run_id, trained.folder, trained.evaluation, trained.out)
+            version = tracking.record_gate(version, trained.decision)
             if trained.decision is not None and trained.decision.promote:
                 tracking.promote(night.name, version.number)
                 return version, version, trained.folder

@@ -139,15 +139,15 @@ CLASSIFIERS: Catalog[ClassProbs] = Catalog(
             name="volatility_only",
             family="baseline",
             target="models.families.baseline_classes:VolatilityOnly",
-            summary="LightGBM on volatility and time of day alone: what a model without direction can know",
-            capabilities=_BASELINE,
+            summary="LightGBM or logistic on volatility and time of day: what a model without direction can know",
+            capabilities=Capabilities(baseline=True, scaling="standard"),
             presets={
                 "ci": {"rounds": 60, "learning_rate": 0.1, "patience": 10, "max_rows": 12_000},
                 "nightly_cpu": {"rounds": 300, "max_rows": 40_000},
                 "seed": {},
             },
             cheap={"rounds": 6, "depth": 3, "patience": 3},
-            packages=("lightgbm",),
+            packages=("lightgbm", "sklearn"),
         ),
         Entry(
             name="logistic10",

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from nightcast.contracts.decision import Decision
 from nightcast.contracts.errors import GateError, NightcastError, TrainingError
 from nightcast.contracts.progress import Progress
 from nightcast.contracts.recipe import Preset
+from nightcast.contracts.verdict import Finding
 from nightcast.evaluation.units import Unit, UnitFailure, UnitResult, find_unit
 from nightcast.evaluation.walk_forward import Outcome, plan_units, walk_forward
 from nightcast.evaluation.workers import WorkerPool, import_packages
@@ -33,6 +34,7 @@ from tasks.night import Mode, Night, clock, load_workload, owner, owner_is_dead,
 from tasks.provenance import provenance
 from tasks.settings import Settings
 from tasks.tracking import Tracking, Version, registered_name
+from workloads.fits import refused_fits
 from workloads.stages import (
     Before,
     Evaluation,
@@ -41,6 +43,7 @@ from workloads.stages import (
     counts,
     decide,
     evaluate,
+    ever_tried,
     history_of,
     judge,
     make_bundle,
@@ -194,11 +197,25 @@ def feature_gate(night: Night) -> None:
 
 
 @task(name="plan folds", cache_policy=NO_CACHE)
-def plan(night: Night) -> list[Unit]:
-    """All units of the night: the walk-forward's folds and the final fits."""
+def plan(night: Night) -> tuple[list[Unit], list[UnitFailure]]:
+    """All units of the night, the walk-forward's folds and the final fits; and the models that are not to be fitted.
+
+    A model that the feature gate refuses (too few rows, or too large for a unit's memory) has one failure, with the
+    gate's reason, and no unit.
+    """
     workload, recipe, dataset = night.workload, night.recipe, night.dataset()
     folds = (*workload.folds(dataset, recipe.folds), workload.final(dataset, recipe.folds))
-    return list(plan_units(workload, recipe, folds, dataset, night.path / "dataset"))
+    units = plan_units(workload, recipe, folds, dataset, night.path / "dataset")
+    return apart_from_refused(units, night.verdict("features").findings)
+
+
+def apart_from_refused(units: Sequence[Unit], findings: Sequence[Finding]) -> tuple[list[Unit], list[UnitFailure]]:
+    """Units to run, and one failure for each model whose fit a gate's findings refuse."""
+    refused = refused_fits(findings, [unit.model for unit in units])
+    first = {label: next(unit for unit in units if unit.model.label == label) for label in refused}
+    whole = {label: replace(unit, fold=replace(unit.fold, name="all folds")) for label, unit in first.items()}
+    failures = [UnitFailure(whole[label], "refused", reason) for label, reason in refused.items()]
+    return [unit for unit in units if unit.model.label not in refused], failures
 
 
 _pools: dict[tuple[str, int], WorkerPool] = {}
@@ -271,7 +288,9 @@ def keep_finals(night: Night, out: Outcome) -> None:
 @task(name="combine and calibrate", cache_policy=NO_CACHE)
 def combine(night: Night, out: Outcome) -> Evaluation:
     """Out-of-fold predictions to weights, calibration and the league table."""
-    evaluation = evaluate(night.workload, night.recipe, night.dataset(), out)
+    dataset = night.dataset()
+    trials = ever_tried(night.workload, night.recipe, dataset, night.settings.home / "trials")
+    evaluation = evaluate(night.workload, night.recipe, dataset, out, trials=trials)
     seconds = pl.DataFrame(
         {MODEL: list(out.seconds()), "seconds": list(out.seconds().values())},
         schema={MODEL: pl.String, "seconds": pl.Float64},
@@ -323,7 +342,8 @@ def replay_champion(night: Night, tracking: Tracking, champion: Version) -> pl.D
     dataset.save(folder)
     folds = workload.folds(dataset, night.recipe.folds)
     units = plan_units(workload, recipe, folds, dataset, folder, keep_final=False)
-    out = walk_forward(units, pool_of(night.settings))
+    asked = workload.gates.features(dataset, recipe).findings
+    out = walk_forward(apart_from_refused(units, asked)[0], pool_of(night.settings))
     return evaluate(workload, recipe, dataset, out).ensemble
 
 

@@ -7,13 +7,14 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from nightcast import __version__
+from nightcast.contracts.decision import Decision
 from nightcast.contracts.errors import RegistryError
 from tasks.settings import Settings
 
@@ -21,6 +22,17 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous-champion"
 """Tag on the registered model: versions that were champion before, newest last, as JSON."""
+GATE = "gate"
+"""Tag on a version: what the champion gate of its night said, `passed` or `refused`; none where it was never asked."""
+GATE_FAILED = "gate_failed"
+"""Tag on a version: the guards that said no, as JSON."""
+GATE_REASON = "gate_reason"
+"""Tag on a version: the gate's decision in words."""
+FORCED = "promoted_against_gate"
+"""Tag on a version: why a person promoted it although the gate did not."""
+
+
+_TAG_LENGTH = 4000
 
 
 def registered_name(workload: str) -> str:
@@ -44,6 +56,23 @@ class Version:
     def uri(self) -> str:
         """What `mlflow.pyfunc.load_model` takes."""
         return f"models:/{self.name}/{self.number}"
+
+    @property
+    def gate(self) -> str:
+        """What its gate said: `passed`, `refused (which guards)` or `not asked`."""
+        said = self.tags.get(GATE, "not asked")
+        failed = ", ".join(self.gate_failed)
+        return f"{said} ({failed})" if failed else said
+
+    @property
+    def gate_failed(self) -> tuple[str, ...]:
+        """Guards that said no."""
+        return tuple(json.loads(self.tags.get(GATE_FAILED, "[]")))
+
+    @property
+    def forced(self) -> str:
+        """Why a person promoted it against its gate; empty where none did."""
+        return self.tags.get(FORCED, "")
 
 
 def load_mlflow() -> Any:
@@ -266,14 +295,38 @@ class Tracking:
         """Point `challenger` at a version."""
         self.client.set_registered_model_alias(version.name, CHALLENGER, version.number)
 
-    def promote(self, workload: str, number: str | None = None) -> Version:
+    def record_gate(self, version: Version, decision: Decision | None) -> Version:
+        """Tag a version with what the champion gate said of it, so that nobody promotes it unawares."""
+        if decision is None:
+            return version
+        tags = {
+            GATE: "passed" if decision.promote else "refused",
+            GATE_FAILED: json.dumps([guard.name for guard in decision.guards if not guard.passed]),
+            GATE_REASON: decision.reason[:_TAG_LENGTH],
+        }
+        for key, value in tags.items():
+            self.client.set_model_version_tag(version.name, version.number, key, value)
+        return replace(version, tags={**version.tags, **tags})
+
+    def promote(self, workload: str, number: str | None = None, *, force: str | None = None) -> Version:
         """Make a version (default: the challenger) the champion; the old champion is remembered for rollback.
+
+        Parameters
+        ----------
+        force
+            Why to promote a version that its gate refused; kept as a tag on the version.
 
         Raises
         ------
         RegistryError
-            If there is no such version.
+            If there is no such version, or its gate did not pass it and no reason is given.
         """
+        if force is not None and not force.strip():
+            raise RegistryError(
+                f"{registered_name(workload)} is to be promoted against its gate for the reason {force!r}",
+                expected="a reason in words",
+                remedy="say why: `--force 'the field test of May agrees'`",
+            )
         target = self.alias(workload, CHALLENGER) if number is None else self.numbered(workload, number)
         if target is None:
             raise RegistryError(
@@ -281,6 +334,13 @@ class Tracking:
                 expected="a registered challenger, or --version",
                 remedy=f"`nightcast run {workload}` registers one; `nightcast models {workload}` lists versions",
             )
+        refused = target.tags.get(GATE) != "passed"
+        if refused and force is None:
+            raise _refused(target, workload)
+        if refused:
+            reason = str(force).strip()[:_TAG_LENGTH]
+            self.client.set_model_version_tag(target.name, target.number, FORCED, reason)
+            target = replace(target, tags={**target.tags, FORCED: reason})
         champion = self.alias(workload, CHAMPION)
         if champion is not None and champion.number != target.number:
             self._remember([*self._past(workload), champion.number], workload)
@@ -359,6 +419,21 @@ class Tracking:
                 yield
         finally:
             logging.disable(previous)
+
+
+def _refused(version: Version, workload: str) -> RegistryError:
+    what = f"version {version.number} of {version.name} (as of {version.as_of[:10]})"
+    if GATE in version.tags:
+        failed, reason = ", ".join(version.gate_failed), version.tags.get(GATE_REASON, "")
+        what += f" was refused by its gate: {failed}: {reason}" if failed else f" was refused by its gate: {reason}"
+    else:
+        what += " was never judged by the champion gate"
+    return RegistryError(
+        what,
+        expected="a version that passed its gate",
+        remedy=f"`nightcast models {workload}` shows what each gate said; "
+        f"`nightcast promote {workload} --version {version.number} --force REASON` promotes it all the same",
+    )
 
 
 def _mlflow_type(dtype: pl.DataType) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 
 from nightcast.contracts.bars import BarDataset
-from nightcast.contracts.columns import CLASS_PROBS, HORIZON, ID, MODEL, SIGNAL, TARGET, TIME
+from nightcast.contracts.columns import HORIZON, ID, MODEL, SIGNAL, TIME
 from nightcast.contracts.workload import Document
 from nightcast.evaluation.backtest import run_backtest
-from nightcast.evaluation.class_scores import class_scores
-from nightcast.evaluation.market_verdicts import trading_baselines
+from nightcast.evaluation.class_scores import scores_of_rows
+from nightcast.evaluation.market_verdicts import ENSEMBLE, trading_baselines
 from nightcast.reports.tearsheet import render_tearsheet
 from workloads.factory.comparison import comparison_report, markdown, prediction_correlation
 
@@ -34,7 +34,7 @@ def market_documents(evaluation: Any, dataset: BarDataset, folder: Path) -> tupl
     documents, rows = [], []
     for (model, horizon), part in sorted(evaluation.members.partition_by(MODEL, HORIZON, as_dict=True).items()):
         test = run_backtest(dataset.frame, part.select(ID, TIME, SIGNAL), horizon=int(horizon), costs=costs)
-        scores = class_scores(part.get_column(TARGET).cast(pl.Int64).to_numpy(), part.select(CLASS_PROBS).to_numpy())
+        scores = scores_of_rows(part)
         path = folder / f"{model}_{horizon}bar_tearsheet.html"
         page = render_tearsheet(
             test,
@@ -62,7 +62,8 @@ def market_documents(evaluation: Any, dataset: BarDataset, folder: Path) -> tupl
         )
     path = folder / "model_comparison.md"
     text = comparison_report(table, prediction_correlation(evaluation.members))
-    rules = trading_baselines(evaluation.ensemble, dataset, seed=1, draws=RANDOM_ENTRIES)
+    joined = evaluation.members.filter(pl.col(MODEL) == ENSEMBLE)
+    rules = trading_baselines(joined, dataset, seed=1, draws=RANDOM_ENTRIES)
     words = f"Random entries keep the ensemble's turnover; 5 and 95 % of {RANDOM_ENTRIES} draws, after costs."
     text += "\n".join(["", "## Plain rules on the same bars", "", words, "", *markdown(rules), ""])
     path.write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from expectations.docs import write_data_docs
 from models.classifier import Classifier
 from models.classifiers import CLASSIFIERS
 from models.ensembles.classes import ClassCombiner
-from nightcast.contracts.bars import BarDataset, label_columns
+from nightcast.contracts.bars import BarColumn, BarDataset, label_columns
 from nightcast.contracts.columns import (
     BAR_COLUMNS,
     CLASS_PROBS,
@@ -55,22 +55,22 @@ from nightcast.contracts.recipe import (
 )
 from nightcast.contracts.schema import BarsSchema, CostPlan, LabelPlan
 from nightcast.contracts.source import RawData
-from nightcast.contracts.verdict import Finding, Verdict
+from nightcast.contracts.verdict import Verdict
 from nightcast.contracts.workload import Gates, Nested, Scoring, Workload
-from nightcast.evaluation.class_scores import class_by_horizon, class_league, class_loss, class_segments
+from nightcast.evaluation.class_scores import FOLD, class_by_horizon, class_league, class_loss, class_segments
 from nightcast.evaluation.decisions import MarketCalibrator, prequential_decisions
-from nightcast.evaluation.guards import memory_estimate, memory_guard, sample_feature_guard
 from nightcast.evaluation.market_verdicts import LIMITS as VERDICT_LIMITS
 from nightcast.evaluation.market_verdicts import compare_classes, market_verdicts
 from nightcast.evaluation.purged import bar_folds, final_bar_fold
 from nightcast.features.bars.catalog import build_bar_features
 from nightcast.features.bars.sentry import bar_future_leaks
-from nightcast.features.labels import triple_barrier
+from nightcast.features.labels import LEAST_RETURNS, SIGMA, triple_barrier
 from nightcast.features.segments import segmented
 from nightcast.reports.class_views import class_views
 from nightcast.sources.catalog import open_source
 from nightcast.sources.spec import MemberChoice, WorkloadFile
 from workloads.bar_documents import market_documents
+from workloads.fits import fit_findings
 
 BASELINES = (
     "climatology",
@@ -103,6 +103,10 @@ LIMITS: Mapping[Preset, LimitPlan] = {
 }
 COMBINERS = ("weighted", "mean", "voting", "stacking", "blending")
 """Methods of `CombinerPlan` that combine class probabilities."""
+BARRIER_SETS = ("volatility_time", "boosting_optimal", "ensemble_base", "neural_optimal")
+"""Feature sets that hold the volatility the barriers are made of: the yardstick's, and those of most learners."""
+BARRIER_RATIOS = ("hvol_5", "hvol_20", "hvol_60", "parkinson_20")
+"""Measures of volatility shown in units of the barriers' own, where a set has them."""
 SENTRY_SYMBOLS = 2
 SENTRY_BARS = 4000
 """Newest bars of each symbol that the leak sentry rebuilds."""
@@ -159,6 +163,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
                 "costs": costs.model_dump(mode="json"),
                 "alarms": [spec.bars.alarm_auc, spec.bars.alarm_sharpe],
                 "window": _window(models),
+                **({} if (least := spec.gates.samples_per_feature) is None else {"samples_per_feature": least}),
             },
             **spec.recipe,
         )
@@ -186,6 +191,7 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
     def nested(
         oof: pl.DataFrame, plan: CombinerPlan, baselines: Sequence[str], dataset: BarDataset, folds: tuple[Fold, ...]
     ) -> Nested:
+        oof = with_folds(oof, folds)
         joined = ClassCombiner().prequential_oof(oof, plan, baselines, folds)
         # a baseline trades by its own rule, which calibration would take from it
         naive = pl.col(MODEL).is_in(list(baselines))
@@ -198,8 +204,10 @@ def bars_workload(spec: WorkloadFile, base: Path) -> Workload[ClassProbs]:
 
     alarms = replace(VERDICT_LIMITS, leak_auc=spec.bars.alarm_auc, leak_sharpe=spec.bars.alarm_sharpe)
 
-    def verdicts(rows: pl.DataFrame, baselines: Sequence[str], dataset: BarDataset, seed: int) -> pl.DataFrame:
-        return market_verdicts(rows, baselines, dataset, seed, limits=alarms)
+    def verdicts(
+        rows: pl.DataFrame, baselines: Sequence[str], dataset: BarDataset, seed: int, *, trials: int | None = None
+    ) -> pl.DataFrame:
+        return market_verdicts(rows, baselines, dataset, seed, trials=trials, limits=alarms)
 
     return Workload(
         name=spec.name,
@@ -321,37 +329,6 @@ def _gates(spec: WorkloadFile, limits: BarThresholds) -> Gates:
     return Gates(raw=raw, features=features, forecasts=forecasts, docs=docs)
 
 
-def fit_findings(dataset: BarDataset, recipe: Recipe) -> tuple[Finding, ...]:
-    """What the recipe's models lack before they are fitted: decisions per column, memory. Warnings, not stops."""
-    found = []
-    ready = int(dataset.ready.sum())
-    for choice in recipe.models:
-        entry = CLASSIFIERS[choice.name]
-        if entry.capabilities.baseline:
-            continue
-        model = _made(choice)
-        rows = min(ready, model.params.max_rows or ready)
-        columns = len(dataset.sets[model.params.feature_set])
-        # a network's weights, from its widths: eight matrices of (columns + hidden) x hidden cover an LSTM
-        hidden, layers = (int(getattr(model.params, name, 0)) for name in ("hidden", "layers"))
-        estimate = memory_estimate(
-            entry.family,
-            len(dataset.ready),
-            columns,
-            window=model.window,
-            params=8 * hidden * (hidden + columns) * max(layers, 1),
-            horizons=len(dataset.schema.horizons),
-        )
-        for guard in (
-            sample_feature_guard(rows, columns),
-            memory_guard(estimate, limit_gib=recipe.limits.memory_gib),
-        ):
-            if not guard.passed:
-                detail = f"{choice.label}: {guard.name} is {guard.value:.3g}, {guard.limit}"
-                found.append(Finding(None, guard.name, "warn", 0, detail, f"before the fit of {choice.label}"))
-    return tuple(found)
-
-
 def dataset_from_bars(
     rows: pl.DataFrame,
     schema: BarsSchema,
@@ -375,9 +352,10 @@ def dataset_from_bars(
         Longest window a model reads; with the longest warm-up it decides where decisions can begin.
     """
     bars = rows.select(ID, TIME, *BAR_COLUMNS).sort(ID, TIME)
+    schema = schema.counted(bars)
     cut, notes = segmented(bars, schema)
     frame, columns, resolved = build_bar_features(cut, sets, schema)
-    labelled = triple_barrier(frame, schema, labels)
+    labelled, columns, resolved = barrier_features(triple_barrier(frame, schema, labels), columns, resolved, labels)
     names = [name for h in schema.horizons for name in label_columns(h).values()]
     kept = [ID, TIME, "segment", "session", *BAR_COLUMNS, "sigma", *columns, *names]
     frame = labelled.select(list(dict.fromkeys(kept))).with_columns(pl.col(list(columns)).cast(pl.Float32))
@@ -394,6 +372,47 @@ def dataset_from_bars(
         retire_after=retire_after,
         notes=tuple(notes),
     )
+
+
+def barrier_features(
+    frame: pl.DataFrame,
+    columns: Mapping[str, BarColumn],
+    sets: Mapping[str, tuple[str, ...]],
+    labels: LabelPlan,
+) -> tuple[pl.DataFrame, dict[str, BarColumn], dict[str, tuple[str, ...]]]:
+    """Tell the yardstick of skill, and the learners beside it, what the barriers are made of.
+
+    Barriers are as wide as the volatility at the decision says, so whether one is touched depends on how that compares
+    with other measures of volatility. A yardstick without it would know less than any model that can guess it; a
+    learner without it would lose its weight in the ensemble to the yardstick, whatever it knew of the direction.
+
+    Parameters
+    ----------
+    frame
+        What `triple_barrier` returned, with the columns of the sets.
+
+    Returns
+    -------
+    tuple
+        The frame with `barrier_sigma` (logarithm of the label's own volatility) and `barrier_<name>` (logarithm of
+        a measure of the set over it); columns and sets with them, in the sets of `BARRIER_SETS`.
+    """
+    given = {name: its for name, its in sets.items() if name in BARRIER_SETS}
+    if not given:
+        return frame, dict(columns), dict(sets)
+    least = min(labels.span, LEAST_RETURNS)
+    made = {"barrier_sigma": (pl.col(SIGMA), least)}
+    for name in BARRIER_RATIOS:
+        if any(name in its for its in given.values()):
+            ratio = pl.col(name).cast(pl.Float64) / pl.col(SIGMA)
+            made[f"barrier_{name}"] = (ratio, max(columns[name].warmup, least))
+    added = [pl.when(ratio > 0).then(ratio).log().alias(name) for name, (ratio, _) in made.items()]
+    new = {name: BarColumn(block="volatility", warmup=warmup) for name, (_, warmup) in made.items()}
+    wider = {
+        name: (*its, "barrier_sigma", *(f"barrier_{ratio}" for ratio in BARRIER_RATIOS if ratio in its))
+        for name, its in given.items()
+    }
+    return frame.with_columns(added), {**columns, **new}, {**sets, **wider}
 
 
 def dataset_from_request(rows: pl.DataFrame, facts: Mapping[str, Any]) -> tuple[BarDataset, pl.DataFrame]:
@@ -453,6 +472,14 @@ def bar_scale(dataset: BarDataset, cutoffs: Sequence[datetime]) -> pl.DataFrame:
         return known.sort(ID, CUTOFF).group_by(ID, maintain_order=True).last().select(ID, CUTOFF, "scale")
     asked = pl.DataFrame({CUTOFF: list(cutoffs)}, schema={CUTOFF: pl.Datetime("us")}).unique()
     return known.join(asked, on=CUTOFF, how="semi").sort(ID, CUTOFF)
+
+
+def with_folds(rows: pl.DataFrame, folds: Sequence[Fold]) -> pl.DataFrame:
+    """Add `fold`, the number of the walk-forward's fold that each row's cutoff lies in."""
+    number = pl.lit(None, dtype=pl.Int32)
+    for k, fold in enumerate(folds):
+        number = pl.when(pl.col(CUTOFF).is_between(fold.cutoffs[0], fold.cutoffs[-1])).then(k).otherwise(number)
+    return rows.with_columns(number.cast(pl.Int32).alias(FOLD))
 
 
 def leak_sentry(rows: pl.DataFrame, schema: BarsSchema, recipe: Recipe) -> list[str]:

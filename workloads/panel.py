@@ -94,7 +94,18 @@ LIMITS: Mapping[Preset, LimitPlan] = {
 }
 JUDGED_ORIGINS = 3
 """Fewest origins with learned weights to judge the ensemble by; with fewer all origins count."""
-DEFAULT_FEATURES = ("lags", "rolling", "trend", "calendar", "fourier", "status", "injection", "crm_support", "pressure", "age")
+DEFAULT_FEATURES = (
+    "lags",
+    "rolling",
+    "trend",
+    "calendar",
+    "fourier",
+    "status",
+    "injection",
+    "crm_support",
+    "pressure",
+    "age",
+)
 
 
 def panel_workload(spec: WorkloadFile, base: Path) -> Workload[Quantiles]:

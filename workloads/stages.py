@@ -32,7 +32,8 @@ from nightcast.contracts.recipe import Recipe
 from nightcast.contracts.source import RawData
 from nightcast.contracts.verdict import Verdict
 from nightcast.contracts.workload import Workload
-from nightcast.evaluation.walk_forward import Outcome, score_rows
+from nightcast.evaluation.sharpe_trials import TrialBook, recipe_trials
+from nightcast.evaluation.walk_forward import Outcome, known_rows, score_rows
 
 ENSEMBLE = "ensemble"
 CHAMPION = "champion"
@@ -63,10 +64,11 @@ class Evaluation:
     Attributes
     ----------
     members
-        Out-of-fold rows of every member and the ensemble, with `model`, `y`, `scale`.
+        Out-of-fold rows of every member and the ensemble, with `model`, `y`, `scale`; a decision that was traded and
+        whose outcome is not known has a null `y`.
     ensemble
-        The ensemble's own out-of-fold rows, calibrated by earlier origins only, with `y`, `scale`, `loss`,
-        `segment`.
+        The ensemble's own out-of-fold rows of known outcome, calibrated by earlier origins only, with `y`, `scale`,
+        `loss`, `segment`.
     weights, calibration
         Learned on all out-of-fold rows; what the bundle uses.
     league
@@ -102,12 +104,20 @@ class Evaluation:
         return cls(**frames, weights=weights, calibration=calibration)
 
 
-def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome) -> Evaluation:
-    """From out-of-fold predictions to weights, calibration, the ensemble's honest scores and the league table."""
+def evaluate(
+    workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome, *, trials: int | None = None
+) -> Evaluation:
+    """From out-of-fold predictions to weights, calibration, the ensemble's honest scores and the league table.
+
+    Parameters
+    ----------
+    trials
+        Trials of this workload in all, earlier nights included, for verdicts that count them; None: tonight's alone.
+    """
     members = score_rows(out.out_of_fold(), dataset, workload)
     labels = [choice.label for choice in recipe.models]
     baselines = [choice.label for choice in recipe.models if workload.catalog[choice.name].capabilities.baseline]
-    weights = workload.combiner.fit(members, recipe.combiner, baselines=baselines)
+    weights = workload.combiner.fit(known_rows(members), recipe.combiner, baselines=baselines)
     nested = workload.nested(members, recipe.combiner, baselines, dataset, out.folds())
     members = nested.members
     calibration = workload.calibrator.fit(nested.joined)
@@ -117,7 +127,7 @@ def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome
     everything = pl.concat([members.filter(pl.col(CUTOFF).is_in(judged_at)), ensemble.select(members.columns)])
     league = workload.scoring.league(everything, baselines, dataset)
     judged = judge(everything, dataset, workload)
-    verdicts = workload.scoring.verdicts(everything, baselines, dataset, recipe.seed)
+    verdicts = workload.scoring.verdicts(everything, baselines, dataset, recipe.seed, trials=trials)
     ranked = [name for name in league.get_column(MODEL).to_list() if name in baselines]
     best = ranked[0] if ranked else labels[0]
     return Evaluation(
@@ -131,6 +141,26 @@ def evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome
     )
 
 
+def ever_tried(workload: Workload[Any], recipe: Recipe, dataset: Any, folder: Path) -> int | None:
+    """Write a night's trials into the workload's book, and count all that are in it; None where horizons are no trials.
+
+    Parameters
+    ----------
+    folder
+        Where the books of a home lie, one file a workload.
+
+    Raises
+    ------
+    RegistryError
+        If the book is there and cannot be read.
+    """
+    horizons = getattr(dataset.schema, "horizons", None)
+    if horizons is None:
+        return None
+    baselines = [choice.label for choice in recipe.models if workload.catalog[choice.name].capabilities.baseline]
+    return TrialBook(folder / f"{workload.name}.json").add(recipe_trials(recipe, baselines, horizons))
+
+
 def _bounded(frame: pl.DataFrame, workload: Workload[Any]) -> pl.DataFrame:
     lower = workload.facts.get("lower")
     if lower is None:
@@ -139,8 +169,8 @@ def _bounded(frame: pl.DataFrame, workload: Workload[Any]) -> pl.DataFrame:
 
 
 def judge(rows: pl.DataFrame, dataset: Any, workload: Workload[Any]) -> pl.DataFrame:
-    """Out-of-fold rows with `loss` and `segment`."""
-    return workload.scoring.by_segment(workload.scoring.loss(rows), dataset)
+    """Out-of-fold rows of known outcome, with `loss` and `segment`."""
+    return workload.scoring.by_segment(workload.scoring.loss(known_rows(rows)), dataset)
 
 
 def bundle_facts(

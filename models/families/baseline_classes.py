@@ -7,6 +7,9 @@ much will happen and nothing about the direction.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -16,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.classifier import ClassForecast, Classifier, ClassifierParams, FitReport, Inputs, Samples
-from models.families.boosted_classes import LightGBMClassifier, LightGBMParams
-from models.families.classical_classes import Logistic, LogisticParams
+from models.families.boosted_classes import LightGBMClassifier, LightGBMParams, Native
+from models.families.classical_classes import Linear, Logistic, LogisticParams, fit_logistic
+from models.families.tabular_classes import Fitted, Table, TabularClassifier, softmax
 from nightcast.contracts.bars import BarView
 from nightcast.contracts.catalog import Capabilities
 from nightcast.contracts.columns import CLASSES, HORIZON, ID, LONG, NEUTRAL, SHORT, SIGNAL, TIME
@@ -279,16 +283,66 @@ class StratifiedRandom(Baseline):
 
 
 class VolatilityOnlyParams(LightGBMParams):
-    """Parameters of the volatility-only model: LightGBM's, on columns of volatility and time."""
+    """Parameters of the volatility-only model: LightGBM's, on columns of volatility and time.
+
+    Attributes
+    ----------
+    c
+        Inverse strength of the L2 penalty of the logistic regression that stands beside the trees.
+    """
 
     feature_set: str = "volatility_time"
+    c: float = Field(default=0.01, gt=0)
 
 
-class VolatilityOnly(LightGBMClassifier):
-    """LightGBM on windows of volatility and the time of day: all that can be known without a view on direction."""
+class VolatilityOnly(TabularClassifier[Native | Linear]):
+    """What can be known without a view on direction: trees or a logistic regression on volatility and time of day.
+
+    Each horizon keeps the one of the two with the less validation log loss: a yardstick that overfits would make a
+    regression on more columns look as if it knew the direction. Without validation decisions it keeps the trees.
+    """
 
     Params = VolatilityOnlyParams
-    capabilities: ClassVar[Capabilities] = Capabilities(baseline=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(baseline=True, scaling="standard")
+    params: VolatilityOnlyParams
+
+    @cached_property
+    def _trees(self) -> LightGBMClassifier:
+        shared = {name: getattr(self.params, name) for name in LightGBMParams.model_fields}
+        return LightGBMClassifier(**shared)
+
+    def fit_horizon(self, train: Table, valid: Table, *, seed: int) -> Fitted[Native | Linear]:
+        """Fit both; without validation decisions only the trees."""
+        trees = self._trees.fit_horizon(train, valid, seed=seed)
+        kept = Fitted[Native | Linear](trees.model, trees.rounds, trees.best, trees.stopped, trees.curve)
+        if not len(valid):
+            return kept
+        line, _ = fit_logistic(train.x.astype(np.float64), train.y, train.weight, c=self.params.c, iterations=500)
+        if self._loss(line, valid) < self._loss(trees.model, valid):
+            return replace(kept, model=line)
+        return kept
+
+    def _loss(self, model: Native | Linear, valid: Table) -> float:
+        told = self.class_probabilities(model, valid.x)[np.arange(len(valid)), valid.y]
+        return float(np.average(-np.log(np.maximum(told, 1e-12)), weights=valid.weight))
+
+    def class_probabilities(self, model: Native | Linear, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Those of the kept model."""
+        return softmax(model.scores(x)) if isinstance(model, Linear) else self._trees.class_probabilities(model, x)
+
+    def horizon_importance(self, model: Native | Linear) -> NDArray[np.float64]:
+        """`[F]` of the kept model."""
+        if isinstance(model, Linear):
+            return Logistic.horizon_importance(Logistic(), model)
+        return self._trees.horizon_importance(model)
+
+    def write_horizon(self, folder: Path, stem: str, model: Native | Linear) -> dict[str, Any]:
+        """The trees' native file, or coefficients as JSON."""
+        return model.to_json() if isinstance(model, Linear) else self._trees.write_horizon(folder, stem, model)
+
+    def read_horizon(self, folder: Path, stem: str, state: Mapping[str, Any]) -> Native | Linear:
+        """What `write_horizon` wrote."""
+        return Linear.from_json(state) if "slope" in state else self._trees.read_horizon(folder, stem, state)
 
 
 class LogisticTenParams(LogisticParams):

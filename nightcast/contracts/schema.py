@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
+import polars as pl
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
-from nightcast.contracts.columns import BAR_COLUMNS, CLOSE, SERIES_ROLE, TARGET, Role
+from nightcast.contracts.columns import BAR_COLUMNS, CLOSE, ID, SERIES_ROLE, TARGET, TIME, Role
 from nightcast.contracts.frequency import Frequency
 
 
@@ -87,6 +97,10 @@ Calendar = Literal["continuous", "weekdays", "business_days"]
 """`continuous`: every step of the clock has a bar. `weekdays`: closed over the weekend and on holidays.
 `business_days`: one bar a trading day, whose closes between days count for nothing."""
 
+YEAR_DAYS: Final = 365.25
+LEAST_COUNTED_DAYS: Final = 90
+"""Days elapsed below which a year cannot be counted from bars."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -130,6 +144,10 @@ class CostPlan(_Frozen):
         return (self.fee_bps + self.half_spread_bps + self.slippage_bps) / 1e4
 
 
+ALL_SYMBOLS = "*"
+"""In `BarsSchema.rolls`: every symbol."""
+
+
 class BarsSchema(_Frozen):
     """Declared facts of bars.
 
@@ -146,6 +164,11 @@ class BarsSchema(_Frozen):
     planted
         The source put a signal into the bars on purpose (a generated market): skill that is too good to be true is
         expected then, and no sign of a leak.
+    counted_days, counted_bars
+        Days and bars of a year as the data have them, from `counted`; None to go by the calendar alone.
+    rolls
+        Symbol, or `*` for all -> times at which a new contract takes over: the bar at or after such a time is the new
+        contract's first and belongs to another segment than the bar before it.
     """
 
     freq: FrequencyField
@@ -153,8 +176,18 @@ class BarsSchema(_Frozen):
     calendar: Calendar = "continuous"
     max_gap: int = Field(default=3, ge=0)
     planted: bool = False
+    rolls: dict[str, tuple[datetime, ...]] = Field(default_factory=dict)
     unit: str = ""
     lower: None = None
+    counted_days: float | None = Field(default=None, gt=0)
+    counted_bars: float | None = Field(default=None, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_counted(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A schema as a source declares it has the hash it had before anything was counted or rolls could be declared.
+        left_out = [name for name in ("counted_days", "counted_bars") if getattr(self, name) is None]
+        left_out += [] if self.rolls else ["rolls"]
+        return {name: value for name, value in handler(self).items() if name not in left_out}
 
     @field_validator("horizons")
     @classmethod
@@ -162,6 +195,10 @@ class BarsSchema(_Frozen):
         if any(h < 1 for h in value) or list(value) != sorted(set(value)):
             raise ValueError(f"rising horizons of one bar or more, not {list(value)}")
         return value
+
+    def rolls_of(self, symbol: str) -> tuple[datetime, ...]:
+        """Times at which a symbol's contract changes, rising."""
+        return tuple(sorted({*self.rolls.get(symbol, ()), *self.rolls.get(ALL_SYMBOLS, ())}))
 
     @property
     def horizon(self) -> int:
@@ -191,7 +228,9 @@ class BarsSchema(_Frozen):
 
     @property
     def bars_per_year(self) -> float:
-        """Bars in a year of 365.25 days, by the calendar; business days count 252."""
+        """Bars of a symbol in a year of 365.25 days: as counted, else by the calendar; business days count 252."""
+        if self.counted_bars is not None:
+            return self.counted_bars
         if self.calendar == "business_days":
             return 252.0 / max(1.0, self.step / timedelta(days=1))
         year = timedelta(days=365.25) / self.step
@@ -199,5 +238,38 @@ class BarsSchema(_Frozen):
 
     @property
     def days_per_year(self) -> float:
-        """Days with profit or loss in a year: 365.25 on a continuous calendar, else 252."""
+        """Days (UTC) with bars in a year: as counted, else 365.25 on a continuous calendar and 252 on others."""
+        if self.counted_days is not None:
+            return self.counted_days
         return 365.25 if self.calendar == "continuous" else 252.0
+
+    def counted(self, bars: pl.DataFrame) -> BarsSchema:
+        """The schema with the days and bars of a year as these bars have them.
+
+        Days are UTC dates on which any symbol has a bar, as the backtest sums returns by them, over the days elapsed
+        from the first to the last; bars are the median over the symbols of their number over their own days elapsed.
+
+        Parameters
+        ----------
+        bars
+            `unique_id, ds`. With fewer than 90 days elapsed the days stay the calendar's, and where that has closes the
+            bars are the median of a symbol's day times those days; what is counted already stays.
+        """
+        if self.counted_bars is not None or bars.is_empty():
+            return self
+        date = pl.col(TIME).dt.date()
+        elapsed = (date.max() - date.min()).dt.total_days() + 1
+        days, span = bars.select(date.n_unique().alias("days"), elapsed.alias("span")).row(0)
+        if span < LEAST_COUNTED_DAYS:
+            if self.calendar == "continuous":
+                return self
+            a_day = bars.group_by(ID, date).len().get_column("len").median()
+            return self.model_copy(update={"counted_bars": self.days_per_year * float(a_day)})  # type: ignore[arg-type]
+        each = bars.group_by(ID).agg((pl.len() / elapsed).alias("rate"), elapsed.alias("span"))
+        rate = each.filter(pl.col("span") >= LEAST_COUNTED_DAYS).get_column("rate").median()
+        return self.model_copy(
+            update={
+                "counted_days": YEAR_DAYS * days / span,
+                "counted_bars": None if rate is None else YEAR_DAYS * float(rate),  # type: ignore[arg-type]
+            }
+        )

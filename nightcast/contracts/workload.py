@@ -170,7 +170,9 @@ def _no_documents(_evaluation: Any, _dataset: Any, _folder: Path) -> tuple[Docum
     return ()
 
 
-def _no_verdicts(_rows: pl.DataFrame, _baselines: Sequence[str], _dataset: Any, _seed: int) -> pl.DataFrame:
+def _no_verdicts(
+    _rows: pl.DataFrame, _baselines: Sequence[str], _dataset: Any, _seed: int, *, trials: int | None = None
+) -> pl.DataFrame:
     return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
 
 
@@ -200,14 +202,15 @@ class Scoring:
         Out-of-fold rows and the dataset -> the rows with the column `segment`, for guards and the report.
     verdicts
         Out-of-fold rows, baselines, dataset, seed -> one row per model and horizon with named gates (`<name>_gate`,
-        Boolean), their numbers and `why`; no rows where a workload has none.
+        Boolean), their numbers and `why`; no rows where a workload has none. The keyword `trials` tells how many
+        trials there were in all, earlier nights included; None where nobody counts.
     """
 
     loss: Callable[[pl.DataFrame], pl.DataFrame]
     league: Callable[[pl.DataFrame, Sequence[str], Any], pl.DataFrame]
     by_horizon: Callable[[pl.DataFrame], pl.DataFrame]
     by_segment: Callable[[pl.DataFrame, Any], pl.DataFrame]
-    verdicts: Callable[[pl.DataFrame, Sequence[str], Any, int], pl.DataFrame] = field(default=_no_verdicts)
+    verdicts: Callable[..., pl.DataFrame] = field(default=_no_verdicts)
 
 
 class Comparison(Protocol):

@@ -72,21 +72,33 @@ def decision_trades(
     last: NDArray[np.int64],
     horizon: int,
     single: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Entry row, exit row and gross return of every trade; a trade leaves at the open after its last bar."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Entry row, exit row, gross return and sides paid of every trade; a trade leaves at the open after its last bar.
+
+    The return is the sum of its bars', on constant capital, as `settle` counts them. A single position that the next
+    signal prolongs is not closed and opened again, so neither trade pays for that; a tranche always pays both sides.
+    """
     n = len(signal)
     entry = np.empty(n, dtype=np.int64)
     leave = np.empty(n, dtype=np.int64)
     ret = np.empty(n)
+    sides = np.empty(n, dtype=np.int64)
     count = 0
     free = 0
     for t in range(n):
         if signal[t] == 0.0 or t >= last[t] or (single and t < free):
             continue
         end = min(t + horizon, last[t])
-        price = close[end] if end == last[t] else open_[end + 1]
+        made = 0.0
+        for i in range(t + 1, end + 1):
+            price = close[i] if i == last[t] else open_[i + 1]
+            made += price / open_[i] - 1.0
         entry[count], leave[count] = t + 1, end
-        ret[count] = signal[t] * (price / open_[t + 1] - 1.0)
+        ret[count] = signal[t] * made
+        sides[count] = 2
+        if single and count > 0 and leave[count - 1] == t and signal[entry[count - 1] - 1] == signal[t]:
+            sides[count - 1] -= 1
+            sides[count] -= 1
         count += 1
         free = end
-    return entry[:count], leave[:count], ret[:count]
+    return entry[:count], leave[:count], ret[:count], sides[:count]

@@ -36,7 +36,8 @@ class Backtest:
         `day, gross, cost, net`: sums over a day's bars, mean over the symbols.
     trades
         `unique_id, entry, exit, side, gross, net, bars`: each decision that took a position; returns of the trade
-        itself, not of its share of the capital.
+        itself, bar by bar on constant capital, not of its share of the capital. One at a time (`single`), they sum to
+        what the bars earned; a tranche pays for both sides, although tranches that meet are netted in `bars`.
     """
 
     bars: pl.DataFrame
@@ -161,7 +162,7 @@ def run_backtest(
         pl.Series("net", gross - cost),
         pl.Series("traded", traded),
     )
-    entry, leave, ret = decision_trades(s, open_, close, last, horizon, policy == "single")
+    entry, leave, ret, sides = decision_trades(s, open_, close, last, horizon, policy == "single")
     stamps, names = frame.get_column(TIME), frame.get_column(ID)
     trades = pl.DataFrame(
         {
@@ -170,7 +171,7 @@ def run_backtest(
             "exit": stamps.gather(leave),
             "side": s[entry - 1].astype(np.int8),
             "gross": ret,
-            "net": ret - 2 * side,
+            "net": ret - sides * side,
             "bars": (leave - entry + 1).astype(np.int32),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,11 +27,25 @@ from nightcast.contracts.columns import (
 Floats = NDArray[np.float64]
 FLOOR: Final = 1e-6
 BINS: Final = 15
+MOST_BLOCKS: Final = 40
+FEWEST_BLOCKS: Final = 4
+"""Blocks below which a bootstrap says nothing about a spread."""
+BLOCK_HORIZONS: Final = 3
+"""Horizons a block of time lasts at least: neighbours' labels overlap, and what predicts them is slow, too."""
+FOLD: Final = "fold"
+"""Number of the fit a row comes from, where rows have it."""
 CLIMATOLOGY: Final = "climatology"
 
 
-def class_scores(y: NDArray[np.int64], probs: Floats, weights: Floats | None = None) -> dict[str, Any]:
+def class_scores(
+    y: NDArray[np.int64], probs: Floats, weights: Floats | None = None, *, folds: NDArray[Any] | None = None
+) -> dict[str, Any]:
     """Scores of `[n, 3]` probabilities against classes 0, 1, 2; a score that does not exist is None.
+
+    Parameters
+    ----------
+    folds
+        `[n]` the fit each row comes from, for `direction_auc`.
 
     Returns
     -------
@@ -74,7 +89,7 @@ def class_scores(y: NDArray[np.int64], probs: Floats, weights: Floats | None = N
         "brier": float(np.average(((probs - hot) ** 2).sum(axis=1), weights=w)),
         "ece": expected_calibration_error(y, probs),
         "mcc": matthews(confusion),
-        "direction_auc": direction_auc(y, probs, w),
+        "direction_auc": direction_auc(y, probs, w, folds=folds),
     }
     for i, name in enumerate(CLASSES):
         out[f"f1_{name}"], out[f"precision_{name}"] = float(f1[i]), float(precision[i])
@@ -103,11 +118,75 @@ def rank_auc(positive: NDArray[np.bool_], score: Floats, weights: Floats | None 
     return float((ups * (below + downs / 2)).sum() / (up.sum() * down.sum()))
 
 
-def direction_auc(y: NDArray[np.int64], probs: Floats, weights: Floats | None = None) -> float | None:
-    """`rank_auc` of long against short among the rows that moved."""
+def direction_auc(
+    y: NDArray[np.int64],
+    probs: Floats,
+    weights: Floats | None = None,
+    *,
+    folds: NDArray[Any] | None = None,
+) -> float | None:
+    """`rank_auc` of long against short among the rows that moved.
+
+    Parameters
+    ----------
+    folds
+        `[n]` the fit each row comes from: pairs are made inside a fold only, so that a classifier that says the same
+        all through a fold has 0.5, however its level moves with the base rate from fold to fold. None: one fold.
+    """
     moved = (y == SHORT) | (y == LONG)
-    side = probs[moved, LONG] / np.maximum(probs[moved, LONG] + probs[moved, SHORT], 1e-12)
-    return rank_auc(y[moved] == LONG, side, None if weights is None else weights[moved])
+    if not moved.any():
+        return None
+    side = _side(probs[moved])
+    w = np.ones(int(moved.sum())) if weights is None else weights[moved]
+    return _PairRanks(side, None if folds is None else folds[moved]).auc(w * (y[moved] == LONG), w * (y[moved] != LONG))
+
+
+def direction_draws(
+    y: NDArray[np.int64], probs: Floats, *, folds: NDArray[Any] | None = None
+) -> Callable[[NDArray[np.int64]], float | None]:
+    """`direction_auc` as a function of row numbers, for `block_bootstrap`: rows are ranked once, not at each draw."""
+    ranks = _PairRanks(_side(probs), folds)
+    long, short = (y == LONG).astype(np.float64), (y == SHORT).astype(np.float64)
+
+    def statistic(at: NDArray[np.int64]) -> float | None:
+        times = np.bincount(at, minlength=len(y))
+        return ranks.auc(times * long, times * short)
+
+    return statistic
+
+
+def _side(probs: Floats) -> Floats:
+    """`p_long / (p_long + p_short)`."""
+    return np.asarray(probs[:, LONG] / np.maximum(probs[:, LONG] + probs[:, SHORT], 1e-12))
+
+
+class _PairRanks:
+    """Rows in order of fold and score, to count the pairs of each fold that a score ranks right."""
+
+    def __init__(self, score: Floats, folds: NDArray[Any] | None) -> None:
+        fold = np.zeros(len(score), dtype=np.int64) if folds is None else np.unique(folds, return_inverse=True)[1]
+        order = np.lexsort((score, fold))
+        f, s = fold[order], score[order]
+        new = np.ones(len(score), dtype=bool)
+        new[1:] = (np.diff(f) != 0) | (np.diff(s) != 0)
+        self.code = np.empty(len(score), dtype=np.int64)
+        self.code[order] = np.cumsum(new) - 1
+        self.fold = f[new]
+        self.starts = np.flatnonzero(np.diff(self.fold, prepend=-1))
+
+    def auc(self, up: Floats, down: Floats) -> float | None:
+        """Share of the pairs (up, down) of one fold that are ranked right, ties half: the folds' areas by their pairs.
+
+        `up` and `down` are the rows' weights on either side.
+        """
+        size = len(self.fold)
+        ups, downs = np.bincount(self.code, up, size), np.bincount(self.code, down, size)
+        pairs = float((np.add.reduceat(ups, self.starts) * np.add.reduceat(downs, self.starts)).sum())
+        if pairs <= 0:
+            return None
+        below = np.cumsum(downs) - downs
+        below = below - np.repeat(below[self.starts], np.diff(np.append(self.starts, size)))
+        return float((ups * (below + downs / 2)).sum()) / pairs
 
 
 def expected_calibration_error(y: NDArray[np.int64], probs: Floats, bins: int = BINS) -> float:
@@ -146,10 +225,47 @@ def block_bootstrap(
     return np.asarray(out)
 
 
-def time_blocks(times: NDArray[np.datetime64], count: int = 40) -> NDArray[np.int64]:
-    """`[n]` number of the block each time lies in: so many stretches of equally many distinct times."""
+def time_blocks(times: NDArray[np.datetime64], count: int = MOST_BLOCKS, *, length: int = 1) -> NDArray[np.int64]:
+    """`[n]` number of the block each time lies in: so many stretches of equally many distinct times.
+
+    Parameters
+    ----------
+    count
+        Most blocks.
+    length
+        Fewest distinct times of a block; labels that overlap ask for a multiple of their horizon.
+    """
     unique, group = np.unique(times, return_inverse=True)
-    return np.asarray(group * min(count, len(unique)) // len(unique), dtype=np.int64)
+    blocks = max(1, min(count, len(unique) // max(1, length)))
+    return np.asarray(group * blocks // max(1, len(unique)), dtype=np.int64)
+
+
+def label_blocks(rows: pl.DataFrame, horizon: int, count: int = MOST_BLOCKS) -> NDArray[np.int64]:
+    """`[n]` blocks of time for rows `unique_id, cutoff` whose labels last `horizon` bars: at least three horizons each.
+
+    The length is counted on the clock of all symbols: where each has a bar only at every k-th of its times, a horizon
+    takes k times as many.
+    """
+    times = rows.get_column(CUTOFF)
+    clock = times.unique().len()
+    longest = rows.group_by(ID).len().get_column("len")
+    stride = clock / float(longest.median()) if len(longest) else 1.0  # type: ignore[arg-type]
+    return time_blocks(times.to_numpy(), count, length=math.ceil(BLOCK_HORIZONS * horizon * max(1.0, stride)))
+
+
+def lower_bound(value: float | None, drawn: Floats, blocks: NDArray[np.int64], tail: float = 0.05) -> float | None:
+    """One-sided lower bound of a statistic from draws of `block_bootstrap`; None with fewer than four blocks.
+
+    The deviations of the draws are widened by `sqrt(K / (K - 1)) * t / z` for K blocks, with t of K - 1 degrees of
+    freedom: a handful of blocks understates the spread.
+    """
+    from scipy.stats import norm, t
+
+    count = len(np.unique(blocks))
+    if value is None or count < FEWEST_BLOCKS or not len(drawn):
+        return None
+    widen = math.sqrt(count / (count - 1)) * float(t.ppf(1 - tail, count - 1) / norm.ppf(1 - tail))
+    return value + min(0.0, float(np.quantile(drawn - drawn.mean(), tail))) * widen
 
 
 def class_loss(rows: pl.DataFrame) -> pl.DataFrame:
@@ -161,8 +277,15 @@ def class_loss(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def scores_of_rows(rows: pl.DataFrame) -> dict[str, Any]:
-    """`class_scores` of labelled rows."""
-    return class_scores(rows.get_column(TARGET).cast(pl.Int64).to_numpy(), rows.select(CLASS_PROBS).to_numpy())
+    """`class_scores` of the rows whose label is known; the direction's area by `fold`, where they have one."""
+    known = rows.drop_nulls(TARGET)
+    y = known.get_column(TARGET).cast(pl.Int64).to_numpy()
+    return class_scores(y, known.select(CLASS_PROBS).to_numpy(), folds=folds_of(known))
+
+
+def folds_of(rows: pl.DataFrame) -> NDArray[Any] | None:
+    """The column `fold`, where rows have it."""
+    return rows.get_column(FOLD).to_numpy() if FOLD in rows.columns else None
 
 
 _SHOWN: Final = ("log_loss", "macro_f1", "direction_auc", "balanced_accuracy", "brier_skill", "ece", "mcc")
@@ -170,18 +293,20 @@ _MONEY: Final = ("sharpe", "gross_sharpe", "max_drawdown", "turnover", "trades")
 
 
 def class_league(rows: pl.DataFrame, baselines: Sequence[str], dataset: Any) -> pl.DataFrame:
-    """One row a model, least log loss first: scores pooled over horizons, trading the mean over them.
+    """One row a model, least log loss first: scores of known labels and trading of all decisions, means over horizons.
 
     Parameters
     ----------
     rows
-        Out-of-fold rows `unique_id, ds, horizon, model, p_short, p_neutral, p_long, signal, y`.
+        Out-of-fold rows `unique_id, ds, horizon, model, p_short, p_neutral, p_long, signal, y`; `y` is null where the
+        outcome is not known.
     baselines
         Labels of the baselines; `ratio` is the log loss over that of the best of them on the common rows.
     dataset
         The bars to trade on, or None to leave trading out.
     """
     table = _per_horizon(rows, dataset)
+    rows = rows.drop_nulls(TARGET)
     keys = [ID, TIME, HORIZON]
     counts = rows.group_by(MODEL).len()
     full = counts.get_column("len").max()
@@ -227,8 +352,10 @@ def _per_horizon(rows: pl.DataFrame, dataset: Any) -> pl.DataFrame:
     for (model, horizon), part in parts.items():
         scores = scores_of_rows(part)
         reference = brier.get(int(horizon))
-        scores["brier_skill"] = None if not reference else 1 - scores["brier"] / reference
-        row = {MODEL: model, HORIZON: int(horizon), "rows": part.height} | {name: scores[name] for name in _SHOWN}
+        own = scores["brier"]
+        scores["brier_skill"] = None if not reference or own is None else 1 - own / reference
+        row = {MODEL: model, HORIZON: int(horizon), "rows": part.get_column(TARGET).count()}
+        row |= {name: scores[name] for name in _SHOWN}
         if dataset is not None:
             row |= {name: value for name, value in trading(part, dataset, int(horizon)).items() if name in _MONEY}
         out.append(row)

@@ -16,17 +16,36 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from nightcast.contracts.columns import CLASS_PROBS, CUTOFF, HORIZON, ID, MODEL, SIGNAL, TARGET, TIME
+from nightcast.contracts.columns import (
+    CLASS_PROBS,
+    CLOSE,
+    CUTOFF,
+    HORIZON,
+    ID,
+    LONG,
+    MODEL,
+    NEUTRAL,
+    SHORT,
+    SIGNAL,
+    TARGET,
+    TIME,
+    VOLUME,
+)
 from nightcast.contracts.decision import Decision, Guard
 from nightcast.contracts.prediction import argmax_signal
 from nightcast.contracts.recipe import GatePlan
 from nightcast.evaluation.backtest import Backtest, run_backtest
 from nightcast.evaluation.class_scores import (
+    BLOCK_HORIZONS,
     CLIMATOLOGY,
     block_bootstrap,
     class_scores,
     direction_auc,
+    direction_draws,
     expected_calibration_error,
+    folds_of,
+    label_blocks,
+    lower_bound,
     time_blocks,
 )
 from nightcast.evaluation.comparison import decide
@@ -34,6 +53,7 @@ from nightcast.evaluation.sharpe import (
     deflated_sharpe,
     join_days,
     moments,
+    newey_west_error,
     pbo_cscv,
     probabilistic_sharpe,
     zero_skill_probability,
@@ -92,7 +112,9 @@ def market_verdicts(
     Parameters
     ----------
     rows
-        Judged out-of-fold rows `unique_id, ds, cutoff, horizon, model, p_short, p_neutral, p_long, signal, y`.
+        Out-of-fold rows `unique_id, ds, cutoff, horizon, model, p_short, p_neutral, p_long, signal, y`, and `fold`
+        where they come from several fits. Rows whose `y` is null are traded and not scored; a model and horizon
+        without any known label has no verdict.
     baselines
         Labels of the baselines; `volatility_only` and `climatology` among the rows are the yardsticks of skill, and
         without them the skill gate is shut.
@@ -105,7 +127,9 @@ def market_verdicts(
         return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
     schema = dataset.schema
     split = rows.sort(ID, TIME).partition_by(MODEL, HORIZON, as_dict=True, maintain_order=True)
-    parts = {(str(model), int(h)): its for (model, h), its in split.items()}
+    parts = {(str(model), int(h)): its for (model, h), its in split.items() if its.get_column(TARGET).count()}
+    if not parts:
+        return pl.DataFrame(schema={MODEL: pl.String, HORIZON: pl.Int32})
     tests = {
         key: run_backtest(dataset.frame, its.select(ID, TIME, SIGNAL), horizon=key[1], costs=dataset.costs)
         for key, its in parts.items()
@@ -131,7 +155,7 @@ def market_verdicts(
         key = (model, horizon)
         part, test = parts[key], tests[key]
         yardsticks = parts.get((VOLATILITY_ONLY, horizon)), parts.get((CLIMATOLOGY, horizon))
-        skill = _skill(part, *yardsticks, model, seed, limits)
+        skill = _skill(part, *yardsticks, model, horizon, seed, limits)
         # every trial counts whole: what they have in common is in the spread of their ratios already
         money = _money(part, test, dataset, horizon, spread, counted, pbo)
         out.append({MODEL: model, HORIZON: horizon} | skill | money | {"luck": luck, "trials": counted})
@@ -150,11 +174,14 @@ def market_verdicts(
             "sharpe",
             "gross_sharpe",
             "sharpe_2x",
+            "sharpe_error",
             "psr",
             "dsr",
             "pbo",
             "trades",
             "turnover",
+            "breakeven_bps",
+            "capacity",
             "worst_month_share",
         ),
         *("collapse", "luck", "trials"),
@@ -170,13 +197,15 @@ def _skill(
     volatility: pl.DataFrame | None,
     climatology: pl.DataFrame | None,
     model: str,
+    horizon: int,
     seed: int,
     limits: Limits,
 ) -> dict[str, Any]:
-    """Scores beside the yardsticks, with block-bootstrap lower bounds."""
+    """Scores of the known labels beside the yardsticks, with block-bootstrap lower bounds."""
+    part = part.drop_nulls(TARGET)
     y, probs = _arrays(part)
-    scores = class_scores(y, probs)
-    blocks = time_blocks(part.get_column(CUTOFF).to_numpy())
+    scores = class_scores(y, probs, folds=folds_of(part))
+    blocks = label_blocks(part, horizon)
     out: dict[str, Any] = {
         "macro_f1": scores["macro_f1"],
         "direction_auc": scores["direction_auc"],
@@ -187,9 +216,8 @@ def _skill(
         "parts_held": None,
         "collapse": _collapse(y, probs),
     }
-    aucs = block_bootstrap(blocks, lambda at: direction_auc(y[at], probs[at]), draws=limits.draws, seed=seed)
-    if len(aucs):
-        out["auc_low"] = float(np.quantile(aucs, limits.tail))
+    aucs = block_bootstrap(blocks, direction_draws(y, probs, folds=folds_of(part)), draws=limits.draws, seed=seed)
+    out["auc_low"] = lower_bound(out["direction_auc"], aucs, blocks, limits.tail)
     if climatology is not None:
         both = part.join(climatology.select(ID, TIME, *(pl.col(c).alias(f"_{c}") for c in CLASS_PROBS)), on=[ID, TIME])
         cy, cp = _arrays(both)
@@ -200,8 +228,9 @@ def _skill(
     if volatility is not None and model != VOLATILITY_ONLY:
         both = part.join(volatility.select(ID, TIME, *(pl.col(c).alias(f"_{c}") for c in CLASS_PROBS)), on=[ID, TIME])
         vy, vp = _arrays(both)
-        mine, other = vp.argmax(axis=1), both.select(f"_{c}" for c in CLASS_PROBS).to_numpy().argmax(axis=1)
-        own_blocks = time_blocks(both.get_column(CUTOFF).to_numpy())
+        mine = vp.argmax(axis=1)
+        other = _without_direction(vy, both.select(f"_{c}" for c in CLASS_PROBS).to_numpy(), mine)
+        own_blocks = label_blocks(both, horizon)
         out["f1_excess"] = _macro_f1(vy, mine) - _macro_f1(vy, other)
         drawn = block_bootstrap(
             own_blocks,
@@ -209,16 +238,33 @@ def _skill(
             draws=limits.draws,
             seed=seed,
         )
-        out["f1_excess_low"] = float(np.quantile(drawn, limits.tail)) if len(drawn) else None
+        out["f1_excess_low"] = lower_bound(out["f1_excess"], drawn, own_blocks, limits.tail)
         stretch = time_blocks(both.get_column(CUTOFF).to_numpy(), limits.parts)
+        folds = folds_of(both)
         held = 0
         for number in range(limits.parts):
             at = stretch == number
-            auc = direction_auc(vy[at], vp[at])
+            auc = direction_auc(vy[at], vp[at], folds=None if folds is None else folds[at])
             better = at.any() and _macro_f1(vy[at], mine[at]) > _macro_f1(vy[at], other[at])
             held += int(bool(better) and auc is not None and auc > 0.5)
         out["parts_held"] = held / limits.parts
     return out
+
+
+def _without_direction(y: NDArray[np.int64], probs: Floats, mine: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What the yardstick of skill calls, as well as it can without naming a side on purpose.
+
+    Macro-F1 hangs on how evenly classes are called. Which of two nearly equal sides the yardstick names more often, and
+    how often it says neutral, are accidents of its fit, and a model that calls more evenly would look better by it. So
+    it may draw its sides by a coin, and say neutral as often as the model it is compared with (`mine`), where it finds
+    neutral most probable: the best of the three is the yardstick.
+    """
+    own = probs.argmax(axis=1)
+    side = np.where(np.random.default_rng(0).random(len(own)) < 0.5, LONG, SHORT)
+    order = np.argsort(-probs[:, NEUTRAL], kind="stable")
+    as_often = side.copy()
+    as_often[order[: int((mine == NEUTRAL).sum())]] = NEUTRAL
+    return max(own, np.where(own == NEUTRAL, own, side), as_often, key=lambda told: _macro_f1(y, told))
 
 
 def _money(
@@ -242,9 +288,13 @@ def _money(
     ).metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)
     out = {name: metrics[name] for name in ("sharpe", "gross_sharpe", "trades", "turnover", "worst_month_share")}
     out |= {"sharpe_2x": None, "psr": None, "dsr": None, "pbo": pbo, "seed_sharpe": plain["sharpe"]}
+    out |= {"sharpe_error": None, "breakeven_bps": breakeven_bps(test), "capacity": capacity(test, dataset.frame)}
     if metrics["sharpe"] is None:
         return out
     net = test.daily.get_column("net").to_numpy()
+    # positions last as long as labels do, so days as far apart share some of theirs
+    error = newey_west_error(net, max(5, 2 * _label_days(part)))
+    out["sharpe_error"] = error * math.sqrt(schema.days_per_year) if math.isfinite(error) else None
     ratio, periods, skew, kurtosis = moments(net)
     out["psr"] = probabilistic_sharpe(ratio, periods, skew, kurtosis)
     out["dsr"] = deflated_sharpe(ratio, periods, skew, kurtosis, spread=spread, trials=trials)
@@ -253,6 +303,27 @@ def _money(
     )
     out["sharpe_2x"] = dear.metrics(days_per_year=schema.days_per_year, bars_per_year=schema.bars_per_year)["sharpe"]
     return out
+
+
+def breakeven_bps(test: Backtest) -> float | None:
+    """Cost of a side, in basis points, at which the gain is used up; None without a gain or a trade."""
+    gross, traded = (float(test.bars.get_column(name).sum()) for name in ("gross", "traded"))
+    return gross / traded * 1e4 if gross > 0 and traded > 0 else None
+
+
+def capacity(test: Backtest, bars: pl.DataFrame, share: float = 0.01) -> float | None:
+    """Capital of one symbol at which its median order is `share` of what its bar trades (volume times close).
+
+    In the prices' currency where volume counts units; None where the bars have no volume, or nothing was traded. An
+    order of magnitude: no price impact is modelled.
+    """
+    if VOLUME not in bars.columns:
+        return None
+    orders = test.bars.filter(pl.col("traded") > 0).select(ID, TIME, "traded")
+    worth = (pl.col(VOLUME) * pl.col(CLOSE) / pl.col("traded")).cast(pl.Float64)
+    found = orders.join(bars.select(ID, TIME, VOLUME, CLOSE), on=[ID, TIME]).select(worth).to_series()
+    middle = found.filter(found.is_finite()).median()
+    return share * float(middle) if middle else None  # type: ignore[arg-type]
 
 
 def _gates(row: dict[str, Any], best_sharpe: float | None, limits: Limits) -> dict[str, Any]:
@@ -361,22 +432,33 @@ def compare_classes(
 ) -> Decision:
     """Decide whether a challenger's class probabilities replace the champion's; origins are days.
 
-    The rules are `comparison.decide`'s, on log losses, with the guards of `class_guards`. If nothing passes, the
-    champion stays; without one, nothing is promoted and the night goes flat.
+    The rules are `comparison.decide`'s, on log losses, with the guards of `class_guards`. Blocks of the bootstrap last
+    `plan.block` days or three times the longest label, whichever is longer. If nothing passes, the champion stays;
+    without one, nothing is promoted and the night goes flat.
     """
 
     def by_day(rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.with_columns(pl.col(CUTOFF).dt.truncate("1d"))
+        return rows.drop_nulls(TARGET).with_columns(pl.col(CUTOFF).dt.truncate("1d"))
 
+    days = _label_days(challenger)
     return decide(
         by_day(challenger),
         None if champion is None else by_day(champion),
         by_day(naive),
-        plan,
+        plan.model_copy(update={"block": max(plan.block, BLOCK_HORIZONS * days)}),
         same_recipe=same_recipe,
         seed=seed,
         guards=class_guards(verdicts),
     )
+
+
+def _label_days(rows: pl.DataFrame) -> int:
+    """Days with decisions that the longest label lasts, at most."""
+    if rows.is_empty():
+        return 1
+    horizon = int(rows.get_column(HORIZON).max())  # type: ignore[arg-type]
+    a_day = rows.group_by(ID, HORIZON, pl.col(CUTOFF).dt.truncate("1d")).len().get_column("len").median()
+    return math.ceil(horizon / float(a_day))  # type: ignore[arg-type]
 
 
 def trading_baselines(rows: pl.DataFrame, dataset: Any, *, seed: int, draws: int = 200) -> pl.DataFrame:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MODEL, TIME
+from nightcast.contracts.columns import CUTOFF, HORIZON, ID, MODEL, SIGNAL, TARGET, TIME
 from nightcast.contracts.errors import TrainingError
 from nightcast.contracts.fold import Fold
 from nightcast.contracts.hashing import derive_seed
@@ -125,9 +125,20 @@ def describe(answer: UnitResult | UnitFailure) -> str:
 
 
 def score_rows(oof: pl.DataFrame, dataset: Dataset, workload: Workload[Any]) -> pl.DataFrame:
-    """Out-of-fold rows whose outcome is known, with `y` and the series' `scale` at the cutoff."""
+    """Out-of-fold rows with `y` and the series' `scale` at the cutoff.
+
+    Rows whose outcome is not known are left out, unless they carry a position (`signal`): what is decided is traded,
+    whether or not its label came to an end, so those stay with a null `y` and `known_rows` are the ones to score.
+    """
     cutoffs = oof.get_column(CUTOFF).unique().sort().to_list()
     scale = workload.scale(dataset, cutoffs)
     truth = dataset.truth()
     keys = [ID, TIME, HORIZON] if HORIZON in truth.columns else [ID, TIME]
-    return oof.join(truth, on=keys, how="inner").join(scale, on=[ID, CUTOFF], how="left")
+    how: Literal["left", "inner"] = "left" if SIGNAL in oof.columns else "inner"
+    joined = oof.join(truth, on=keys, how=how, maintain_order="left")
+    return joined.join(scale, on=[ID, CUTOFF], how="left", maintain_order="left")
+
+
+def known_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows whose outcome is known: those that scores, weights and calibration learn from."""
+    return rows.drop_nulls(TARGET)

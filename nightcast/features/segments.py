@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from nightcast.contracts.columns import ID, SEGMENT, SESSION, TIME
 from nightcast.contracts.errors import ConfigError, SourceError
 from nightcast.contracts.frequency import Frequency
-from nightcast.contracts.schema import BarsSchema, Calendar
+from nightcast.contracts.schema import ALL_SYMBOLS, BarsSchema, Calendar
 from nightcast.contracts.source import Note
 
 Ints = NDArray[np.int64]
@@ -61,7 +61,8 @@ def segmented(frame: pl.DataFrame, schema: BarsSchema) -> tuple[pl.DataFrame, tu
       days before or after. A day may close early before a break, or open late after one, by up to half a trading
       day. Bars of a day or longer are taken as `business_days`.
 
-    A session ends with its segment, and at each scheduled close of an intraday calendar.
+    A segment also ends at each roll that the schema declares: before the first bar at or after it, whatever the price
+    did. A session ends with its segment, and at each scheduled close of an intraday calendar.
 
     Parameters
     ----------
@@ -74,7 +75,8 @@ def segmented(frame: pl.DataFrame, schema: BarsSchema) -> tuple[pl.DataFrame, tu
     -------
     tuple
         The frame with the Int64 columns `segment` and `session` after `ds`, both rising and unique over all symbols;
-        and what was counted: `gaps` that end a segment, `scheduled_closes`, `bars_missing` inside segments.
+        and what was counted: `gaps` that end a segment, `scheduled_closes`, `bars_missing` inside segments, `rolls`,
+        `rolls_of_no_symbol`.
 
     Raises
     ------
@@ -104,6 +106,8 @@ def segmented(frame: pl.DataFrame, schema: BarsSchema) -> tuple[pl.DataFrame, tu
 
     ends_segment = last.copy()
     ends_segment[before[gap]] = True
+    rolled, told = _rolls(frame, schema, time, last)
+    ends_segment[rolled] = True
     ends_session = ends_segment.copy()
     ends_session[before[closed]] = True
     numbered = frame.with_columns(
@@ -111,7 +115,7 @@ def segmented(frame: pl.DataFrame, schema: BarsSchema) -> tuple[pl.DataFrame, tu
         pl.Series(SESSION, _numbers(ends_session), dtype=pl.Int64),
     )
     order = [ID, TIME, SEGMENT, SESSION]
-    return numbered.select(*order, pl.exclude(order)), _notes(holes, gap, closed, schema)
+    return numbered.select(*order, pl.exclude(order)), (*_notes(holes, gap, closed, schema), *told)
 
 
 def infer_calendar(times: pl.Series | ArrayLike) -> Calendar:
@@ -203,6 +207,28 @@ def _last_of_symbol(frame: pl.DataFrame) -> Flags:
             remedy=f"sort the frame by {ID} and {TIME}",
         )
     return np.append(np.diff(code) != 0, True) if len(code) else np.empty(0, dtype=bool)
+
+
+def _rolls(frame: pl.DataFrame, schema: BarsSchema, time: Ints, last: Flags) -> tuple[Ints, tuple[Note, ...]]:
+    """Rows of the last bars of a contract, and notes of the rolls."""
+    if not schema.rolls:
+        return np.empty(0, dtype=np.int64), ()
+    ends = np.flatnonzero(last)
+    found: set[int] = set()
+    symbols = frame.get_column(ID).gather(ends).to_list()
+    for symbol, first, end in zip(symbols, np.append(0, ends[:-1] + 1), ends, strict=True):
+        at = np.array(schema.rolls_of(symbol), dtype="datetime64[us]").astype(np.int64)
+        new = first + np.searchsorted(time[first : end + 1], at)  # row of each new contract's first bar
+        found.update((new[(new > first) & (new <= end)] - 1).tolist())
+    rows = np.array(sorted(found), dtype=np.int64)
+    notes = []
+    if len(rows):
+        notes.append(Note("rolls", len(rows), f"{len(rows)} contract rolls end a segment; nothing reaches across one."))
+    unknown = sorted(set(schema.rolls) - set(symbols) - {ALL_SYMBOLS})
+    if unknown:
+        detail = f"rolls are declared for {', '.join(unknown)}, of which there are no bars (or they are in quarantine)"
+        notes.append(Note("rolls_of_no_symbol", 0, detail))
+    return rows, tuple(notes)
 
 
 def _microseconds(frame: pl.DataFrame) -> Ints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
@@ -27,7 +28,7 @@ from nightcast.contracts.columns import Role
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.recipe import CombinerPlan, FoldPlan, GatePlan
-from nightcast.contracts.schema import BarsSchema, Calendar, CostPlan, LabelPlan, PanelSchema
+from nightcast.contracts.schema import ALL_SYMBOLS, BarsSchema, Calendar, CostPlan, LabelPlan, PanelSchema
 
 _Plan = TypeVar("_Plan", bound=BaseModel)
 
@@ -165,6 +166,14 @@ class Columns(_Frozen):
         return value
 
 
+def _expand_rolls(value: Any) -> Any:
+    return {ALL_SYMBOLS: value} if isinstance(value, list | tuple) else value
+
+
+def _naive_utc(time: datetime) -> datetime:
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
 class BarsChoice(_Frozen):
     """What only bars have: horizons, calendar, labels, costs."""
 
@@ -173,6 +182,10 @@ class BarsChoice(_Frozen):
         AUTO, description="`continuous`, `weekdays`, `business_days`, or `auto`: as the data have it."
     )
     max_gap: int = Field(3, ge=0, description="Missing bars in a row that still belong to one segment.")
+    rolls: Annotated[dict[str, tuple[datetime, ...]], BeforeValidator(_expand_rolls)] = Field(
+        default_factory=dict,
+        description="Times in UTC at which a new contract takes over: a list for all symbols, or symbol -> list.",
+    )
     labels: LabelPlan = Field(default_factory=LabelPlan, description="How triple-barrier labels are made.")
     costs: CostPlan = Field(default_factory=CostPlan, description="Costs of a unit of turnover, per side.")
     alarm_auc: float = Field(0.65, gt=0.5, le=1, description="Direction AUC above which a leak is suspected.")
@@ -189,6 +202,11 @@ class BarsChoice(_Frozen):
         if any(not 1 <= h <= _MAX_HORIZON for h in value) or list(value) != sorted(set(value)):
             raise ValueError(f"rising horizons from 1 to {_MAX_HORIZON} bars")
         return value
+
+    @field_validator("rolls")
+    @classmethod
+    def _rolls_in_utc(cls, value: dict[str, tuple[datetime, ...]]) -> dict[str, tuple[datetime, ...]]:
+        return {symbol: tuple(sorted({_naive_utc(time) for time in times})) for symbol, times in value.items()}
 
     @field_validator("price_scale")
     @classmethod
@@ -234,6 +252,11 @@ class GateChoice(_Frozen):
 
     budget: float = Field(0.2, ge=0, le=1, description="Largest share of series in quarantine.")
     raw: dict[str, int | float] = Field(default_factory=dict, description="Thresholds of the raw gate to override.")
+    samples_per_feature: float | None = Field(
+        None,
+        ge=0,
+        description="Bars: decisions a column below which a model is not fitted; by default 10, with 0 all are.",
+    )
 
 
 def _step(value: Any) -> Frequency:
@@ -438,7 +461,12 @@ class WorkloadFile(_Frozen):
             As declared, or as the source found them.
         """
         return BarsSchema(
-            freq=freq, horizons=self.bars.horizons, calendar=calendar, max_gap=self.bars.max_gap, unit=self.unit
+            freq=freq,
+            horizons=self.bars.horizons,
+            calendar=calendar,
+            max_gap=self.bars.max_gap,
+            rolls=self.bars.rolls,
+            unit=self.unit,
         )
 
     def require_panel(self) -> None:

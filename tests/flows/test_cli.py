@@ -134,6 +134,30 @@ def test_models_lists_every_entry_of_the_catalog(tmp_path: Path) -> None:
     assert {row["name"] for row in rows} == {name for catalog in CATALOGS.values() for name in catalog}
 
 
+def test_models_of_one_kind_are_listed_and_an_unknown_kind_is_named(tmp_path: Path) -> None:
+    from models.catalog import CATALOGS
+
+    rows = json.loads(nightcast("models", "--kind", "bars", "--json", cwd=tmp_path).stdout)
+
+    assert [row["name"] for row in rows] == list(CATALOGS["bars"])
+    assert {row["for"] for row in rows} == {"bars"}
+    assert "panel, bars" in the_error(nightcast("models", "--kind", "ticks", cwd=tmp_path))
+    assert "leave one" in the_error(nightcast("models", "markets", "--kind", "bars", cwd=tmp_path))
+
+
+def test_the_package_runs_as_a_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nightcast", "--version"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip().count(".") == 2
+
+
 def test_help_names_every_command_and_exit_code_and_loads_nothing_heavy(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     code = f"""

@@ -18,7 +18,7 @@ Run = Callable[..., dict[str, Any]]
 MODELS = ("climatology", "momentum", "volatility_only", "logistic")
 
 
-def write_market(folder: Path, *, name: str = "toy", models: tuple[str, ...] = MODELS, **params: Any) -> Path:
+def write_market(folder: Path, *, name: str = "toy", models: tuple[Any, ...] = MODELS, **params: Any) -> Path:
     """A workload file of a small generated market."""
     import yaml
 
@@ -111,10 +111,13 @@ def test_the_same_night_of_bars_twice_publishes_once_and_gives_the_same_bytes_el
     assert path_of(other["forecast"]).read_bytes() == path_of(first["forecast"]).read_bytes()
 
 
-def test_between_nights_the_champion_scores_newer_bars_without_training(run: Run, home: Path, tmp_path: Path) -> None:
+def test_a_version_that_its_gate_refused_serves_newer_bars_only_when_forced_and_says_so(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
     from flows.forecast import forecast
+    from nightcast.contracts.errors import RegistryError
     from tasks.settings import get_settings
-    from tasks.tracking import Tracking
+    from tasks.tracking import CHAMPION, Tracking
 
     spec = write_market(tmp_path)
     from tasks.night import load_workload
@@ -124,17 +127,32 @@ def test_between_nights_the_champion_scores_newer_bars_without_training(run: Run
     earlier = whole.as_of - 40 * timedelta(minutes=5)
     night = run(spec, as_of=earlier)
     tracking = Tracking(get_settings())
-    tracking.promote("toy", json.loads(path_of(night["manifest"]).read_text())["registered_version"])
+    version = json.loads(path_of(night["manifest"]).read_text())["registered_version"]
+    with pytest.raises(RegistryError, match=rf"version {version} of nightcast-toy .* economic_gate.*--force REASON"):
+        tracking.promote("toy", version)
+    assert tracking.alias("toy", CHAMPION) is None
+    with pytest.raises(RegistryError, match="no champion"):
+        forecast(workload_file=str(spec))
+    forced = tracking.promote("toy", version, force="a test of serving")
+    assert "economic_gate" in forced.gate_failed
+    assert tracking.numbered("toy", version).forced == "a test of serving"
     newer = forecast(workload_file=str(spec))
     rows = pl.read_parquet(path_of(newer["forecast"]))
-    assert newer["status"] == "published by the champion"
+    assert newer["status"] == "published by the champion, which was promoted against its gate: a test of serving"
+    facts = json.loads(path_of(newer["manifest"]).read_text())
+    assert facts["champion_against_gate"] == "a test of serving"
     assert rows["cutoff"].max() == whole.as_of
     assert rows["model_used"].unique().to_list() == ["champion"]
     assert rows.height == 4
 
 
 def test_a_night_on_noise_promotes_nothing_and_goes_flat_and_says_so(run: Run, tmp_path: Path) -> None:
-    answer = run(write_market(tmp_path, kappa=0.0, volatility="flat"))
+    starved = {"name": "logistic", "label": "starved", "params": {"max_rows": 200}}
+    answer = run(write_market(tmp_path, models=(*MODELS, starved), kappa=0.0, volatility="flat"))
+    failures = json.loads(path_of(answer["manifest"]).read_text())["failures"]
+    assert [(row["model"], row["kind"]) for row in failures] == [("starved", "refused")]
+    assert failures[0]["reason"].startswith("few_samples_per_feature: 200 decisions for ")
+    assert "few_samples_per_feature" in Path(answer["report"]).read_text()
     rows = pl.read_parquet(path_of(answer["forecast"]))
     assert (rows["signal"] == 0).all()
     assert answer["status"].startswith("published by")

@@ -138,10 +138,34 @@ def test_every_bar_adds_to_its_day_and_days_are_means_over_symbols(market: Marke
 @settings(max_examples=60, deadline=None)
 @given(market=markets())
 def test_one_whole_position_at_a_time_earns_the_sum_of_its_trades(market: Market) -> None:
-    bars, signals, _, _ = market
-    found = backtest((bars, signals, 1, "single"), FREE)
+    bars, signals, horizon, _ = market
+    found = backtest((bars, signals, horizon, "single"))
 
-    assert float(found.trades["gross"].sum()) == pytest.approx(float(found.bars["gross"].sum()), abs=1e-12)
+    for name in ("gross", "net"):
+        assert float(found.trades[name].sum()) == pytest.approx(float(found.bars[name].sum()), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(market=markets())
+def test_tranches_earn_their_share_of_the_capital_before_costs(market: Market) -> None:
+    bars, signals, horizon, _ = market
+    found = backtest((bars, signals, horizon, "tranches"))
+
+    assert float(found.trades["gross"].sum()) / horizon == pytest.approx(float(found.bars["gross"].sum()), abs=1e-12)
+    # tranches that meet are netted, so the whole never pays more than its parts
+    assert float(found.trades["net"].sum()) / horizon <= float(found.bars["net"].sum()) + 1e-12
+
+
+def test_a_signal_that_prolongs_a_single_position_costs_nothing_and_one_that_turns_it_pays_twice() -> None:
+    bars = hourly(12)
+    values = [1, 0, 1, 0, -1, 0, 0, 0, 0, 0, 0, 0]
+    signals = bars.select(ID, TIME).with_columns(pl.Series(SIGNAL, values, dtype=pl.Int8))
+
+    found = run_backtest(bars, signals, horizon=2, costs=COSTS, policy="single")
+
+    paid = ((found.trades["gross"] - found.trades["net"]) / COSTS.side).round(9)
+    assert paid.to_list() == [1.0, 1.0, 2.0]
+    assert float(found.bars["cost"].sum()) == pytest.approx(4 * COSTS.side, abs=1e-15)
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -718,6 +719,55 @@ def test_each_fault_of_decisions_is_named(
     change: Callable[[pl.DataFrame], pl.DataFrame], found: dict[Any, int]
 ) -> None:
     assert published(change(decisions())) == found
+
+
+def named(shares: tuple[float, float, float], strength: float, symbols: int = 100) -> pl.DataFrame:
+    """Decisions whose most probable class falls on short, neutral, long in these shares, `strength` above others."""
+    kinds = np.repeat(np.arange(3), [round(share * symbols) for share in shares])
+    prior = np.array([0.2831, 0.3386, 0.3783])
+    probs = np.array([(1 - strength) * prior + strength * np.eye(3)[kind] for kind in kinds])
+    frame = decisions(tuple(f"S{i:03}" for i in range(symbols)), horizons=(1,))
+    jitter = np.random.default_rng(0).uniform(0, 1e-3, symbols)
+    return frame.with_columns(
+        p_short=pl.Series(probs[:, 0] + jitter),
+        p_neutral=pl.Series(probs[:, 1] - jitter),
+        p_long=pl.Series(probs[:, 2]),
+        signal=pl.lit(0, pl.Int8),
+    )
+
+
+def asked_of_classes(frame: pl.DataFrame, labels: tuple[int, int, int] = (2831, 3386, 3783)) -> list[str]:
+    dataset = dataset_of(n=5000)
+    y = pl.Series(np.resize(np.repeat(np.arange(3), labels), dataset.frame.height)).cast(pl.Int8)
+    verdict = probability_gate(
+        frame,
+        dataset=replace(changed(dataset, label_1_y=y), as_of=DECIDED, schema=BarsSchema(freq="30min", horizons=(1,))),
+        promised=tuple(frame["unique_id"].unique()),
+        horizon=1,
+        lower=None,
+        history=pl.DataFrame(schema={"ds": pl.Datetime("us")}),
+        horizons=(1,),
+    )
+    assert verdict.broken == ()
+    return [finding.detail for finding in verdict.findings if finding.reason == "collapsed_classes"]
+
+
+def test_ninety_five_percent_of_one_class_is_a_collapse_at_night_and_forty_thirty_thirty_is_none() -> None:
+    (told,) = asked_of_classes(named((0.01, 0.04, 0.95), 0.6))
+
+    assert "long 95% (prior 38%)" in told
+    assert "mean probabilities lie 0.2" in told
+    assert asked_of_classes(named((0.4, 0.3, 0.3), 0.6)) == []
+
+
+def test_probabilities_too_alike_to_name_another_class_are_told_from_a_real_collapse_by_their_mean() -> None:
+    (told,) = asked_of_classes(named((0.0, 0.0, 1.0), 0.0))
+
+    assert float(re.findall(r"mean probabilities lie (\S+) nats", told)[0]) < 1e-3
+
+
+def test_a_handful_of_symbols_has_no_shares_of_classes() -> None:
+    assert asked_of_classes(named((0.0, 0.0, 1.0), 0.6, symbols=19)) == []
 
 
 def test_few_symbols_may_agree() -> None:

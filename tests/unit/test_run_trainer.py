@@ -205,9 +205,24 @@ def test_a_test_split_and_a_window_longer_than_every_segment_are_refused() -> No
 
 
 def artefacts(folder: Path) -> set[str]:
-    """Files below a run directory; the model's own folder counts as one."""
+    """Files below a run directory but for a network's epochs; the model's own folder counts as one."""
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    files = {name for name in files if not re.match(r"checkpoints/(epoch-\d+\.safetensors|index\.json)$", name)}
     return {re.sub(r"^(checkpoints/best_model)/.*", r"\1", name) for name in files}
+
+
+def test_a_network_leaves_its_best_epochs_as_checkpoints_and_a_model_without_epochs_leaves_none() -> None:
+    from models.training.checkpoints import Checkpoints
+
+    _, folder = finished("gru")
+    epochs = sorted(path.name for path in (folder / "checkpoints").glob("epoch-*.safetensors"))
+    kept = Checkpoints(folder / "checkpoints")
+
+    assert epochs == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
+    assert kept.best is not None
+    tensors, _ = kept.load(kept.best)
+    assert tensors
+    assert [path.name for path in (finished("lightgbm")[1] / "checkpoints").iterdir()] == ["best_model"]
 
 
 @pytest.mark.parametrize("name", ["logistic", "lightgbm", "gru", "voting"])

@@ -19,7 +19,9 @@ from benchmarks.wells_proofs import (
     peer_origins,
     plain_scores,
     shared,
+    true_answer,
     true_change,
+    well_scores,
     with_oracle,
     young_rows,
     young_wells,
@@ -216,3 +218,33 @@ def test_a_peers_origins_do_not_overlap_and_are_the_latest() -> None:
     origins = peer_origins(data, recipe, 3)
 
     assert origins == [data.schema.freq.shift(data.as_of, -back) for back in (18, 12, 6)]
+
+
+def test_a_lower_pressure_gives_more_and_a_well_shut_every_fifth_day_gives_less_but_not_by_more_than_a_fifth() -> None:
+    field = simulation()
+    days = field.months.days[BEGIN:]
+    rate = field.months.sums(field.flow.rate)[BEGIN:, 0] / days
+
+    assert (true_answer(field, 0, BEGIN, "wbhp") > 0).all()
+    change = true_answer(field, 0, BEGIN, "uptime")
+    assert (change < 0).all()
+    assert -change.mean() < 0.25 * rate.mean()
+
+
+def test_of_pressure_only_wells_with_a_gauge_are_scored() -> None:
+    rows = pl.DataFrame(
+        {
+            "truth": [2.0, 4.0, 5.0],
+            "told": [1.0, 4.0, 0.0],
+            "inside": [1.0, 0.5, 0.0],
+            "clear": [1.0, 1.0, 0.0],
+            "gauged": [True, True, False],
+        }
+    )
+
+    pressure, uptime = well_scores(rows, "wbhp"), well_scores(rows, "uptime")
+
+    assert (pressure["wells"], pressure["not_answered"], uptime["wells"]) == (2, 1, 3)
+    assert pressure["told_over_true"] == pytest.approx(5 / 6)
+    assert pressure["inside"] == pytest.approx(0.75)
+    assert uptime["sign"] == pytest.approx(2 / 3)

@@ -18,6 +18,7 @@ import yaml
 
 from models.classifier import Classifier, class_frame
 from models.classifiers import CLASSIFIERS
+from models.training.checkpoints import LAST_FILE
 from nightcast.contracts.bars import UNKNOWN_LABEL, BarView
 from nightcast.contracts.columns import CLASSES, CUTOFF, HORIZON, ID, SIGNAL, TARGET, TIME
 from nightcast.contracts.errors import ConfigError
@@ -45,7 +46,8 @@ ARTEFACTS: Final[tuple[str, ...]] = (
     "logs/training.log",
     "tearsheet.html",
 )
-"""What every run directory holds; `checkpoints/best_model` is a folder in the model's native format."""
+"""What every run directory holds; `checkpoints/best_model` is a folder in the model's native format. That of a model
+that trains in epochs also holds the best ones, `checkpoints/epoch-*.safetensors`, and their `index.json`."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,12 @@ class Trainer:
             )
             self.progress.step("prepare and train")
             started = time.perf_counter()
+            checkpoints = self.output_path / "checkpoints"
+            if hasattr(self.model, "checkpoints"):
+                self.model.checkpoints = checkpoints
             self.model.fit(train, seed=self.config.random_seed)
+            # for going on after an interruption only; it holds the wall clock
+            (checkpoints / LAST_FILE).unlink(missing_ok=True)
             seconds = time.perf_counter() - started
             report = self.model.report
             log.info(
