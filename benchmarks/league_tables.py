@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 
+from models.catalog import FORECASTERS
+
 COLUMNS = ("nmae", "ratio", "mase", "bias", "r2_pooled", "r2_within", "pinball", "coverage80")
 
 
 def table(night: Path, manifest: dict[str, object]) -> str:
     league = pl.read_parquet(night / "evaluation" / "league.parquet")
-    baselines = {"naive_last", "naive_mean3", "naive_seasonal", "ses"}
+    baselines = {name for name, entry in FORECASTERS.items() if entry.capabilities.baseline}
     counts = manifest["counts"]
     assert isinstance(counts, dict)
     lines = [

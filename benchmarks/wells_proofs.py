@@ -73,7 +73,7 @@ YOUNG = 6
 """Known months below which a well is young."""
 CURVE = 48
 """Months of the mean curve."""
-DEEP = ("well_mixer", "tsmixerx", "nhits")
+DEEP = ("well_mixer", "attention_tsmixerx", "tsmixerx")
 CLASSICAL = (
     *("naive_last", "naive_mean3", "naive_seasonal", "ses", "theta", "ets"),
     *("linear_global", "mlp_global", "lightgbm_global"),
