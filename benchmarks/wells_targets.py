@@ -125,13 +125,15 @@ def wells_alike(pairs: pl.DataFrame) -> list[dict[str, Any]]:
             continue
         bad, better = int((ratio > BAD).sum()), int((ratio < 1).sum())
         apart = int((ratio != 1).sum())
+        # A naive without any error makes a ratio infinite: such a well counts as bad, and no mean can hold it.
+        finite = ratio[np.isfinite(ratio)]
         tables.append(
             {
                 "rows of": name,
                 f"wells with {LEAST_ROWS} rows or more": len(ratio),
                 f"wells with R > {BAD}": f"{bad} of {len(ratio)} ({bad / len(ratio):.1%})",
                 "R pooled": ratio_of(rows, ERROR.abs(), base_error().abs())[1],
-                "R, mean over wells": with_interval(float(ratio.mean()), series_interval(ratio)),
+                "R, mean over wells": with_interval(float(finite.mean()), series_interval(finite)),
                 "R, median over wells": with_interval(float(np.median(ratio)), series_interval(ratio, median=True)),
                 "wells with R < 1": f"{better} of {len(ratio)}",
                 "sign test, p": f"{float(binomtest(better, apart).pvalue):.2g}" if apart else "-",
