@@ -20,7 +20,7 @@ from pydantic import Field
 
 from models.base import MODEL_FILE, Hyperparameters, quiet_randomness, read_facts, read_params
 from models.pipeline import FoldPipeline
-from nightcast.contracts.bars import UNKNOWN_LABEL, BarView
+from nightcast.contracts.bars import UNKNOWN_LABEL, BarLabels, BarView
 from nightcast.contracts.catalog import Capabilities
 from nightcast.contracts.columns import CLASS_PROBS, CLASSES, CUTOFF, HORIZON, ID, TIME
 from nightcast.contracts.errors import ConfigError, NightcastError, RegistryError, TrainingError
@@ -48,6 +48,8 @@ class ClassifierParams(Hyperparameters):
         Of two columns that correlate beyond this on training rows, the later one is dropped; 1 keeps all.
     attribution
         Weigh a decision also by the size of its return (Lopez de Prado 2018, 4.6); moves the predicted priors.
+    tiers
+        Weigh a decision also by how clear its label is: A+ labels three times as much as C ones (docs/labels.md).
     decay
         Weight of the oldest decision relative to the newest, by cumulated uniqueness.
     class_weight
@@ -59,6 +61,7 @@ class ClassifierParams(Hyperparameters):
     validation: float = Field(default=0.15, ge=0, lt=0.5)
     prune: float = Field(default=0.98, gt=0, le=1)
     attribution: bool = False
+    tiers: bool = False
     decay: float = Field(default=0.5, ge=0, le=1)
     class_weight: Literal["none", "sqrt", "balanced"] = "none"
 
@@ -262,6 +265,7 @@ class Classifier(ABC):
                     returns if self.params.attribution else None,
                     times=view.times,
                     decay=self.params.decay,
+                    tier=clearness(labels.chosen(part[known]), h, view.horizons[h]) if self.params.tiers else None,
                 )
                 weight[known, h] = balance(y[known, h], w, self.params.class_weight)
             return Samples(self.inputs(view, base, rows), y, weight, hold)
@@ -476,6 +480,27 @@ def balance(y: NDArray[np.int8], weight: NDArray[np.float64], how: str) -> NDArr
         factor = np.where(share > 0, 1.0 / np.maximum(share, 1e-12), 0.0)
         weight = weight * (np.sqrt(factor) if how == "sqrt" else factor)[y]
     return np.asarray(weight / weight.mean())
+
+
+def clearness(labels: BarLabels, column: int, horizon: int) -> NDArray[np.float64]:
+    """`[n]` weights of known labels of one horizon by their quality tier.
+
+    Raises
+    ------
+    TrainingError
+        If the labels say nothing of their barriers.
+    """
+    from nightcast.features.weights import quality_tier, tier_weights
+
+    if labels.width is None:
+        raise TrainingError(
+            "quality tiers were asked for labels without barriers",
+            expected="labels that tell how wide their barriers are, as `triple_barrier` makes them",
+            remedy="leave `tiers` off",
+        )
+    of = (labels.y[:, column], labels.ret[:, column], labels.width[:, column], labels.hold[:, column])
+    both = None if labels.ambiguous is None else labels.ambiguous[:, column]
+    return tier_weights(quality_tier(*of, horizon=horizon, ambiguous=both))
 
 
 def class_shares(samples: Samples) -> NDArray[np.float64]:

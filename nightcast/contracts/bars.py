@@ -79,11 +79,22 @@ class BarLabels:
         `[n, H]` int32: bars from the decision to the label's end; 0 where unknown.
     ret
         `[n, H]` float64: simple return from the entry (open of the next bar) to the label's end; nan where unknown.
+    width
+        `[n, H]` float64: the barrier as a fraction of the entry price, nan where unknown; None if labels have none.
+    ambiguous
+        `[n, H]` bool: one bar touched both barriers; None if nobody looked.
     """
 
     y: NDArray[np.int8]
     hold: NDArray[np.int32]
     ret: NDArray[np.float64]
+    width: NDArray[np.float64] | None = None
+    ambiguous: NDArray[np.bool_] | None = None
+
+    def chosen(self, rows: Any, horizons: slice = slice(None)) -> BarLabels:
+        """Some decisions' labels, and some horizons'."""
+        own = (self.y, self.hold, self.ret, self.width, self.ambiguous)
+        return BarLabels(*(None if its is None else its[rows, horizons] for its in own))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -220,6 +231,8 @@ class BarDataset:
             "y": _stack(frame, [c["y"] for c in labels], np.int8, UNKNOWN_LABEL),
             "hold": _stack(frame, [c["hold"] for c in labels], np.int32, 0),
             "ret": _stack(frame, [c["ret"] for c in labels], np.float64, np.nan),
+            "width": _stack(frame, [c["width"] for c in labels], np.float64, np.nan),
+            "ambiguous": _stack(frame, [c["ambiguous"] for c in labels], np.bool_, False),
         }
 
     @cached_property
@@ -249,6 +262,8 @@ class BarDataset:
                 y=np.where(known, a["y"][chosen], UNKNOWN_LABEL).astype(np.int8),
                 hold=np.where(known, a["hold"][chosen], 0).astype(np.int32),
                 ret=np.where(known, a["ret"][chosen], np.nan),
+                width=np.where(known, a["width"][chosen], np.nan),
+                ambiguous=known & a["ambiguous"][chosen],
             )
         return BarView(
             base=a["base"][keep],

@@ -23,7 +23,7 @@ from models.catalog import load_model
 from models.classifier import MIN_ROWS, Classifier, Inputs, Samples
 from models.classifiers import CLASSIFIERS
 from models.families._class_template import ENTRY as TEMPLATE
-from nightcast.contracts.bars import BarDataset, BarView
+from nightcast.contracts.bars import UNKNOWN_LABEL, BarDataset, BarView
 from nightcast.contracts.catalog import Entry
 from nightcast.contracts.columns import CLASS_PROBS, CUTOFF, HORIZON, ID, SIGNAL, TIME
 from nightcast.contracts.errors import ConfigError, RegistryError, TrainingError
@@ -623,3 +623,38 @@ def test_the_fixture_holds_two_symbols_a_gap_and_all_classes_at_every_horizon() 
     for h in range(len(HORIZONS)):
         assert np.bincount(view.labels.y[view.labels.y[:, h] >= 0, h]).min() > 50
     assert isinstance(fitted("logistic").inputs(view, view.base, view.rows), Inputs)
+
+
+def test_with_tiers_clear_labels_weigh_more_and_nothing_else_changes() -> None:
+    from nightcast.features.weights import quality_tier
+
+    view = training_view()
+    plain, tiered = (CLASSIFIERS["logistic"].load()(tiers=tiers).split(view, seed=1)[0] for tiers in (False, True))
+    assert view.labels is not None
+    place = {int(row): i for i, row in enumerate(view.rows)}
+    at = [place[int(row)] for row in tiered.inputs.rows]
+    its = view.labels.chosen(at)
+    assert its.width is not None
+
+    for h, horizon in enumerate(view.horizons):
+        known = tiered.y[:, h] != UNKNOWN_LABEL
+        of = [part[known, h] for part in (its.y, its.ret, its.width, its.hold)]
+        assert its.ambiguous is not None
+        tier = quality_tier(*of, horizon=horizon, ambiguous=its.ambiguous[known, h])
+        ratio = tiered.weight[known, h] / plain.weight[known, h]
+        assert len(np.unique(tier)) >= 3
+        base = ratio[tier == 2].mean()
+        for number, weight in enumerate((1.5, 1.25, 1.0, 0.5)):
+            if (tier == number).any():
+                assert ratio[tier == number] / base == pytest.approx(weight, rel=1e-3)
+    assert np.array_equal(plain.y, tiered.y)
+    assert np.array_equal(plain.inputs.base, tiered.inputs.base)
+
+
+def test_tiers_need_to_know_the_barriers() -> None:
+    view = training_view()
+    assert view.labels is not None
+    blind = replace(view, labels=replace(view.labels, width=None))
+
+    with pytest.raises(TrainingError, match="without barriers"):
+        CLASSIFIERS["logistic"].load()(tiers=True).split(blind, seed=1)

@@ -297,15 +297,12 @@ def one_horizon(view: BarView, horizon: int) -> BarView:
     """A view with the labels of one horizon, at the decisions where it is known."""
     from dataclasses import replace
 
-    from nightcast.contracts.bars import BarLabels
-
     h = view.horizons.index(horizon)
     schema = view.schema.model_copy(update={"horizons": (horizon,)})
     if view.labels is None:
         return replace(view, schema=schema)
     known = view.labels.y[:, h] != UNKNOWN_LABEL
-    its = view.labels
-    labels = BarLabels(its.y[known, h : h + 1], its.hold[known, h : h + 1], its.ret[known, h : h + 1])
+    labels = view.labels.chosen(known, slice(h, h + 1))
     return replace(view, schema=schema, rows=view.rows[known], labels=labels)
 
 
@@ -314,11 +311,9 @@ def thinned_view(view: BarView, most: int = 20_000) -> BarView:
     from dataclasses import replace
 
     from models.classifier import thinned
-    from nightcast.contracts.bars import BarLabels
 
     at = thinned(len(view.rows), most)
-    labels = view.labels and BarLabels(view.labels.y[at], view.labels.hold[at], view.labels.ret[at])
-    return replace(view, rows=view.rows[at], labels=labels)
+    return replace(view, rows=view.rows[at], labels=view.labels and view.labels.chosen(at))
 
 
 def labelled_rows(model: Classifier, view: BarView) -> pl.DataFrame:
