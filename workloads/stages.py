@@ -114,6 +114,14 @@ def evaluate(
     trials
         Trials of this workload in all, earlier nights included, for verdicts that count them; None: tonight's alone.
     """
+    from threadpoolctl import threadpool_limits
+
+    # How a threaded BLAS adds up depends on the cores it has; a night's bytes must not.
+    with threadpool_limits(1):
+        return _evaluate(workload, recipe, dataset, out, trials)
+
+
+def _evaluate(workload: Workload[Any], recipe: Recipe, dataset: Any, out: Outcome, trials: int | None) -> Evaluation:
     members = score_rows(out.out_of_fold(), dataset, workload)
     labels = [choice.label for choice in recipe.models]
     baselines = [choice.label for choice in recipe.models if workload.catalog[choice.name].capabilities.baseline]

@@ -410,6 +410,28 @@ def test_a_bundle_that_is_refused_costs_neither_the_forecast_nor_the_page(
     assert "w07" in Path(answer["report"]).read_text()
 
 
+def test_weights_are_learnt_on_one_thread_so_that_a_nights_bytes_do_not_depend_on_the_machines_cores(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from threadpoolctl import threadpool_info
+
+    from models.ensembles.quantiles import QuantileCombiner
+
+    threads: list[int] = []
+    fit = QuantileCombiner.fit
+
+    def watched(self: QuantileCombiner, *args: object, **named: object) -> dict[str, object]:
+        threads.extend(int(pool["num_threads"]) for pool in threadpool_info())
+        return fit(self, *args, **named)
+
+    monkeypatch.setattr(QuantileCombiner, "fit", watched)
+
+    run(write_workload(tmp_path, monthly_panel(), name="alone"))
+
+    assert threads
+    assert set(threads) == {1}
+
+
 def test_a_fields_page_tells_of_its_sums_its_injectors_and_what_the_forecast_adds(run: Run, tmp_path: Path) -> None:
     from models.catalog import FORECASTERS
 
