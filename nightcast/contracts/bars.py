@@ -231,8 +231,8 @@ class BarDataset:
             "y": _stack(frame, [c["y"] for c in labels], np.int8, UNKNOWN_LABEL),
             "hold": _stack(frame, [c["hold"] for c in labels], np.int32, 0),
             "ret": _stack(frame, [c["ret"] for c in labels], np.float64, np.nan),
-            "width": _stack(frame, [c["width"] for c in labels], np.float64, np.nan),
-            "ambiguous": _stack(frame, [c["ambiguous"] for c in labels], np.bool_, False),
+            "width": _stack_if_there(frame, [c["width"] for c in labels], np.float64, np.nan),
+            "ambiguous": _stack_if_there(frame, [c["ambiguous"] for c in labels], np.bool_, False),
         }
 
     @cached_property
@@ -262,8 +262,8 @@ class BarDataset:
                 y=np.where(known, a["y"][chosen], UNKNOWN_LABEL).astype(np.int8),
                 hold=np.where(known, a["hold"][chosen], 0).astype(np.int32),
                 ret=np.where(known, a["ret"][chosen], np.nan),
-                width=np.where(known, a["width"][chosen], np.nan),
-                ambiguous=known & a["ambiguous"][chosen],
+                width=None if a["width"] is None else np.where(known, a["width"][chosen], np.nan),
+                ambiguous=None if a["ambiguous"] is None else known & a["ambiguous"][chosen],
             )
         return BarView(
             base=a["base"][keep],
@@ -404,6 +404,11 @@ def _stack(frame: pl.DataFrame, names: list[str], dtype: Any, missing: Any) -> N
     """Columns as a `[N, len(names)]` array, nulls filled."""
     columns = [frame.get_column(name).fill_null(missing).to_numpy().astype(dtype) for name in names]
     return np.column_stack(columns) if columns else np.empty((frame.height, 0), dtype=dtype)
+
+
+def _stack_if_there(frame: pl.DataFrame, names: list[str], dtype: Any, missing: Any) -> NDArray[Any] | None:
+    """As `_stack`; None where labels do not tell."""
+    return _stack(frame, names, dtype, missing) if set(names) <= set(frame.columns) else None
 
 
 BARS_RAW_COLUMNS = (ID, TIME, *BAR_COLUMNS, SERIES_ROLE)
