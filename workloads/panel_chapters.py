@@ -83,13 +83,7 @@ def attention(morning: Morning) -> Chapter | None:
 
 def _evidence(morning: Morning, kind: str) -> Mapping[str, pl.DataFrame] | None:
     """What the first member that knows of a kind of evidence found; None if no member serves or none knows."""
-    if morning.bundle is None or morning.view is None:
-        return None
-    for model in morning.bundle.members.values():
-        found: Mapping[str, pl.DataFrame] = model.evidence(morning.view)
-        if kind in found:
-            return found
-    return None
+    return next((found for found in morning.evidence if kind in found), None)
 
 
 def _sums(morning: Morning, choice: RollupChoice | None) -> Chapter | None:

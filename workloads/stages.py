@@ -298,6 +298,13 @@ class Morning:
         """Tonight's view of the dataset."""
         return None if self.dataset is None else self.dataset.view(self.dataset.as_of)
 
+    @cached_property
+    def evidence(self) -> tuple[Mapping[str, pl.DataFrame], ...]:
+        """What each member can tell of what it found, asked once for all chapters."""
+        if self.bundle is None or self.view is None:
+            return ()
+        return tuple(model.evidence(self.view) for model in self.bundle.members.values())
+
     @property
     def unit(self) -> str:
         """Unit of the target, as the workload's file names it."""

@@ -561,7 +561,7 @@ def equal_shares(belief: Floats, naive: Sequence[int]) -> Floats:
 
     Raises
     ------
-    ValueError
+    TrainingError
         If no member is believed at all.
     """
     total = float(belief[list(naive)].sum())
@@ -569,7 +569,11 @@ def equal_shares(belief: Floats, naive: Sequence[int]) -> Floats:
     if total > 0:
         out[list(naive)] *= belief[list(naive)].max() / total
     if not out.sum() > 0:
-        raise ValueError(f"no member has a share in {belief.tolist()}")
+        raise TrainingError(
+            f"no member has a share in {belief.tolist()}",
+            expected="a belief above 0 in some member",
+            remedy="look at the members' out-of-fold losses: all of them diverged",
+        )
     return np.asarray(out / out.sum())
 
 

@@ -123,7 +123,7 @@ class UnitFailure:
 
     unit: Unit
     kind: str
-    """`error`, `timeout`, `memory` or `crash`."""
+    """`error`, `timeout`, `memory` or `crash`; `refused` by a gate before it was started."""
     reason: str
 
     def to_json(self) -> dict[str, str]:

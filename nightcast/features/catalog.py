@@ -14,7 +14,7 @@ from typing import Final
 
 import polars as pl
 
-from nightcast.contracts.columns import ID, TARGET, TIME, Role
+from nightcast.contracts.columns import ID, TARGET, TIME, UPTIME, Role
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.recipe import FeatureChoice
 from nightcast.contracts.schema import FeatureColumn, PanelSchema
@@ -159,7 +159,7 @@ FEATURES: Final[Mapping[str, FeatureBlock]] = _catalog(
         False,
         "steps since a likely workover, and what it gained",
         "work_",
-        needs=(history.UPTIME,),
+        needs=(UPTIME,),
     ),
     FeatureBlock("decline", production.decline, "past", True, "exponential decline carried on from here", "dca_"),
     FeatureBlock(

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from nightcast.contracts.columns import ID, TARGET, TIME
+from nightcast.contracts.columns import ID, TARGET, TIME, UPTIME
 from nightcast.contracts.schema import PanelSchema
 from nightcast.contracts.source import Note
-from nightcast.features.history import PRESSURE, UPTIME
+from nightcast.features.history import PRESSURE
 from nightcast.features.injection import INJECTION, SUPPORT, X, Y, is_injector, is_producer
 from nightcast.features.windows import (
     Flags,

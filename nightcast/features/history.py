@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from nightcast.contracts.columns import TARGET
+from nightcast.contracts.columns import TARGET, UPTIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.schema import PanelSchema
 from nightcast.features.windows import (
@@ -38,7 +38,6 @@ from nightcast.features.windows import (
     window,
 )
 
-UPTIME: Final = "uptime"
 PRESSURE: Final = "wbhp"
 
 

@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from nightcast.contracts.columns import ID, SERIES_ROLE, TARGET, TIME
+from nightcast.contracts.columns import ID, SERIES_ROLE, TARGET, TIME, UPTIME
 from nightcast.contracts.errors import ConfigError
 from nightcast.contracts.schema import PanelSchema
-from nightcast.features.history import PRESSURE, UPTIME, log_slope, running
+from nightcast.features.history import PRESSURE, log_slope, running
 from nightcast.features.injection import SUPPORT
 from nightcast.features.windows import (
     Floats,

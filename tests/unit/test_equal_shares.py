@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from models.ensembles.cubes import cubes_of
 from models.ensembles.quantiles import QuantileCombiner, equal_shares, errors_above_best
 from nightcast.contracts.columns import QUANTILES
+from nightcast.contracts.errors import TrainingError
 from nightcast.contracts.frequency import Frequency
 from nightcast.contracts.prediction import Quantiles
 from nightcast.contracts.recipe import CombinerPlan
@@ -114,7 +115,7 @@ def test_shares_sum_to_one_and_the_naive_family_weighs_what_its_best_member_woul
 
 
 def test_shares_of_nobody_are_refused() -> None:
-    with pytest.raises(ValueError, match="no member has a share"):
+    with pytest.raises(TrainingError, match="no member has a share"):
         equal_shares(np.zeros(3), [0])
 
 
